@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.model.blocks import Experts
 
@@ -34,7 +35,14 @@ def expected_shard(experts: Experts, skew: float, tokens: int, shards: int) -> t
 
 @lru_cache(maxsize=1 << 16)
 def _drawn_shard(experts: Experts, skew: float, tokens: int, shards: int) -> tuple[float, float]:
-    return slowest_shard(experts, skew, tokens, shards, np.random.default_rng(0), DRAWS)
+    return _slowest(_kept_draws(experts, skew, tokens), shards)
+
+
+@lru_cache(maxsize=1 << 11)
+def _kept_draws(experts: Experts, skew: float, tokens: int) -> NDArray[np.integer]:
+    """Return int[draw, expert]: the tokens of each expert. All numbers of shards share them."""
+    drawn = experts.draw(tokens, experts.chances(skew), np.random.default_rng(0), DRAWS)
+    return drawn.astype(np.min_scalar_type(tokens))  # memory: at most 64 MB in all
 
 
 def slowest_shard(
@@ -44,8 +52,17 @@ def slowest_shard(
 
     Expert i lies on shard i modulo shards, so that popular experts are spread.
     """
-    drawn = np.zeros((draws, -(-experts.count // shards) * shards))
-    drawn[:, : experts.count] = experts.draw(tokens, experts.chances(skew), stream, draws)
-    by_shard = drawn.reshape(draws, -1, shards)
+    return _slowest(experts.draw(tokens, experts.chances(skew), stream, draws), shards)
+
+
+def _slowest(drawn: NDArray[np.integer], shards: int) -> tuple[float, float]:
+    """Return the means of the experts that the slowest shard reaches, and of their tokens.
+
+    drawn: int[draw, expert], tokens.
+    """
+    draws, experts = drawn.shape
+    padded = np.zeros((draws, -(-experts // shards) * shards))
+    padded[:, :experts] = drawn
+    by_shard = padded.reshape(draws, -1, shards)
     reached = float((by_shard > 0).sum(axis=1).max(axis=1).mean())
     return reached, float(by_shard.sum(axis=1).max(axis=1).mean()) / reached

@@ -326,12 +326,13 @@ class Experts:
         """
         if tokens > 64:
             return stream.binomial(tokens, chance, (times, self.count))
+        keys = stream.random((times, tokens, self.count))
         with np.errstate(divide="ignore"):
-            keys = np.log(stream.random((times, tokens, self.count))) / chance
-        taken = np.argpartition(-keys, self.per_token - 1, axis=2)[:, :, : self.per_token]
-        drawn = np.zeros((times, self.count), np.int64)
-        for place in range(times):
-            np.add.at(drawn[place], taken[place].ravel(), 1)
+            np.log(keys, out=keys)
+        keys /= -chance
+        place = self.per_token - 1
+        taken: NDArray[np.bool_] = keys <= np.partition(keys, place)[:, :, place : place + 1]
+        drawn: NDArray[np.int64] = taken.sum(axis=1)
         return drawn
 
 
