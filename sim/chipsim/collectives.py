@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import simpy
 from simpy.events import Event, Timeout
 
+from sim.chipsim.lock_step import LockStep
 from sim.chipsim.network import Bundle, Cable, Network, Onward, Outboxes
 from sim.cost.collectives import Exchange
 from sim.hardware.topology import Message, adding_phases
@@ -34,9 +35,14 @@ class PendingMessages:
 
 @dataclass(eq=False)
 class CollectiveRun:
-    """A collective of one group: its messages, and the barrier of the run that is under way."""
+    """A collective of one group: its messages, and the barrier of the run that is under way.
+
+    waits, arrivals: of its chips for latencies, and of their messages.
+    """
 
     outboxes: Outboxes
+    waits: LockStep
+    arrivals: LockStep
     barrier: "Barrier | None" = None
     runs: int = 0
     nbytes: float = 0.0  # over all runs
@@ -55,7 +61,8 @@ class Barrier:
         self.env, self.collective_run = env, collective_run
         self.left = outboxes.messages + len(outboxes.bundles)
         self.over = Event(env)
-        self.pending_messages: dict[tuple[int, int], PendingMessages] = {}
+        # The keys are chips, in a mapping for each phase.
+        self.pending_messages: list[dict[int, PendingMessages]] = [{} for _ in outboxes.expected]
 
     def done(self, many: int = 1) -> None:
         """Count chips that joined or messages that arrived."""
@@ -67,13 +74,13 @@ class Barrier:
 
     def pending(self, phase: int, chip: int) -> PendingMessages:
         """Return the messages of a phase that a chip still expects."""
-        key = (phase, chip)
-        if key not in self.pending_messages:
+        of_chips = self.pending_messages[phase]
+        if chip not in of_chips:
             expected = self.collective_run.outboxes.expected[phase][chip]
-            pending = self.pending_messages[key] = PendingMessages(expected, Event(self.env))
+            of_chips[chip] = PendingMessages(expected, Event(self.env))
             if not expected:
-                pending.full.succeed()
-        return self.pending_messages[key]
+                of_chips[chip].full.succeed()
+        return of_chips[chip]
 
     def delivery(self, phase: int, targets: Sequence[int]) -> Callable[[object], None]:
         """Return the callback for the arrival of messages of a phase at chips.
@@ -83,9 +90,11 @@ class Barrier:
         if phase == len(self.collective_run.outboxes.expected) - 1:
             return lambda _: self.done(len(targets))
 
+        of_chips = self.pending_messages[phase]
+
         def deliver(_: object) -> None:
             for target in targets:
-                pending = self.pending(phase, target)
+                pending = of_chips.get(target) or self.pending(phase, target)
                 pending.left -= 1
                 if not pending.left:
                     pending.full.succeed()
@@ -157,7 +166,11 @@ class Transport:
         key = (exchange.operation, exchange.groups, exchange.algorithms)
         if key not in self.collective_runs:
             self.collective_runs[key] = [
-                CollectiveRun(self.network.outboxes(exchange.operation, group, algorithm))
+                CollectiveRun(
+                    self.network.outboxes(exchange.operation, group, algorithm),
+                    LockStep(self.env),
+                    LockStep(self.env),
+                )
                 for group, algorithm in zip(exchange.groups, exchange.algorithms, strict=True)
             ]
         nbytes = exchange.nbytes / exchange.efficiency
@@ -199,7 +212,7 @@ class Transport:
         recording = self.network.recording
         for number, bundles in enumerate(phases):
             if delay := step.latency + step.reduction * (number < adding_phases(len(phases))):
-                yield Timeout(env, delay)
+                yield collective_run.waits.timeout(delay)
             now = env.now
             for bundle in bundles:
                 start = (
@@ -212,9 +225,8 @@ class Transport:
                 for cable in bundle.cables:
                     cable.free, cable.owner = until, barrier
                 # One event for messages that leave together and arrive together.
-                Timeout(env, until - now + bundle.latency).callbacks.append(
-                    barrier.delivery(number, bundle.targets)
-                )
+                arrival = collective_run.arrivals.timeout(until - now + bundle.latency)
+                arrival.callbacks.append(barrier.delivery(number, bundle.targets))
             if number < len(phases) - 1:
                 yield barrier.pending(number, chip).full
         over = barrier.over

@@ -110,13 +110,7 @@ def validate_command(
 
 def validation_tables(name: str | None, points: Path | None, jobs: int) -> list["ValidationReport"]:
     """Return the tables of a CSV file, of one set, or of all sets; none for `network`."""
-    from sim.validation.validate import (
-        POOL_SETS,
-        REPORTS,
-        SETS,
-        validate_own_file,
-        validate_set,
-    )
+    from sim.validation.validate import ALL_SETS, validate_own_file, validate_sets
 
     with progress_bars() as progress:
         if points is not None:
@@ -124,9 +118,8 @@ def validation_tables(name: str | None, points: Path | None, jobs: int) -> list[
             for line in report.own.notes if report.own else ():
                 note(line)
             return [report]
-        every = [*SETS, *REPORTS, *POOL_SETS, "replay"]
-        names = every if name is None else [name] if name != "network" else []
-        return [validate_set(set_name, progress, jobs) for set_name in names]
+        names = ALL_SETS if name is None else [name] if name != "network" else []
+        return validate_sets(names, progress, jobs)
 
 
 def draw_validation(tables: list["ValidationReport"], path: Path) -> None:

@@ -92,8 +92,11 @@ def summed(tallies: Iterable[Tally]) -> Tally:
     """Return the sum of the tallies of equal replicas."""
     total = Tally()
     for tally in tallies:
-        for tokens, steps in tally.batch_steps.items():
-            total.batch_steps[tokens] += steps
+        if total.batch_steps:
+            for tokens, steps in tally.batch_steps.items():
+                total.batch_steps[tokens] += steps
+        else:  # often the only tally
+            total.batch_steps.update(tally.batch_steps)
         for name in _SUMS:
             setattr(total, name, getattr(total, name) + getattr(tally, name))
     return total

@@ -41,27 +41,29 @@ def expected_shard(experts: Experts, skew: float, tokens: int, shards: int) -> t
 
 @lru_cache(maxsize=1 << 16)
 def _drawn_shard(experts: Experts, skew: float, tokens: int, shards: int) -> tuple[float, float]:
-    reached, most = slowest_shards(experts, skew, tokens, shards, np.random.default_rng(0))
+    reached, most = slowest_shards(_kept_draws(experts, skew, tokens), shards)
     mean = float(reached.mean())
     return mean, float(most.mean()) / mean
 
 
-def slowest_shards(
-    experts: Experts,
-    skew: float,
-    tokens: int,
-    shards: int,
-    stream: np.random.Generator,
-    draws: int = DRAWS,
-) -> tuple[Loads, Loads]:
+@lru_cache(maxsize=1 << 11)
+def _kept_draws(experts: Experts, skew: float, tokens: int) -> NDArray[np.integer]:
+    """Return int[draw, expert]: the tokens of each expert. All numbers of shards share them."""
+    drawn = experts.draw(tokens, experts.chances(skew), np.random.default_rng(0), DRAWS)
+    return drawn.astype(np.min_scalar_type(tokens))  # memory: at most 64 MB in all
+
+
+def slowest_shards(drawn: NDArray[np.integer], shards: int) -> tuple[Loads, Loads]:
     """Return int[draw], twice: the most experts that a shard reaches, and the most of its tokens.
 
+    drawn: int[draw, expert], tokens.
     Expert i lies on shard i modulo shards, so that popular experts are spread.
     A token counts once for each of its experts.
     """
-    drawn = np.zeros((draws, -(-experts.count // shards) * shards), np.int64)
-    drawn[:, : experts.count] = experts.draw(tokens, experts.chances(skew), stream, draws)
-    by_shard = drawn.reshape(draws, -1, shards)
+    draws, experts = drawn.shape
+    padded = np.zeros((draws, -(-experts // shards) * shards), np.int64)
+    padded[:, :experts] = drawn
+    by_shard = padded.reshape(draws, -1, shards)
     return (by_shard > 0).sum(axis=1).max(axis=1), by_shard.sum(axis=1).max(axis=1)
 
 
@@ -72,7 +74,7 @@ class ExpertDraws:
     other steps nor the number that is drawn together changes a draw.
 
     seed: of all streams.
-    routed: the experts of each distinct block that has some.
+    routed: the experts of each distinct block that has some, and the chance of each.
     ahead: by tokens of a step and of its fullest rank, the draws that no step has taken.
     together: steps that are drawn next.
     """
@@ -80,7 +82,8 @@ class ExpertDraws:
     def __init__(
         self, seed: Sequence[int], routed: Sequence[Experts], skew: float, shards: int
     ) -> None:
-        self.seed, self.routed, self.skew, self.shards = seed, routed, skew, shards
+        self.seed, self.shards = seed, shards
+        self.routed = [(experts, experts.chances(skew)) for experts in routed]
         self.streams: dict[tuple[int, int], np.random.Generator] = {}
         self.ahead: dict[tuple[int, int], list[DrawnLoad]] = {}
         self.together: dict[tuple[int, int], int] = {}
@@ -100,8 +103,8 @@ class ExpertDraws:
             most = max(DRAWS, 4096 // step[0])
             self.together[step] = min(MOST_TOGETHER, most, 2 * draws)
             drawn = [
-                slowest_shards(experts, self.skew, step[0], self.shards, stream, draws)
-                for experts in self.routed
+                slowest_shards(experts.draw(step[0], chances, stream, draws), self.shards)
+                for experts, chances in self.routed
             ]
             pairs = [zip(reached.tolist(), most.tolist(), strict=True) for reached, most in drawn]
             ahead.extend(zip(*pairs, strict=True))

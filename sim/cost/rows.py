@@ -86,6 +86,7 @@ class StepRows:
             widths = (layout.width, *[1] * (layout.width - 2))
             self.drafter = StepRows(layout.drafter, widths=widths)
         self.kinds = [*self._own_kinds(), *self._draft_kinds()]
+        self._dense: dict[tuple[Block, int], tuple[Row, ...]] = {}
 
     def _own_kinds(self) -> Iterator[AttentionKind]:
         """Yield the kinds of attention of the layout's model."""
@@ -187,8 +188,7 @@ class StepRows:
             yield Row(block, cost.repeats, time, time, ((ACTIVATIONS, 1.0),), causes)
             return
         yield from cost.fixed
-        for multiply in cost.dense:
-            yield _multiply_row(layout, block, cost.repeats, multiply, ranked)
+        yield from self._dense_rows(block, cost, ranked)
         if block.experts:
             shards = self.layout.plan.expert
             if drawn:
@@ -197,6 +197,20 @@ class StepRows:
                 reached, share = expected_shard(block.experts, self.skew, tokens, shards)
             for multiply in cost.routed:
                 yield _multiply_row(layout, block, cost.repeats, multiply, share, reached)
+
+    def _dense_rows(self, block: Block, cost: BlockCost, ranked: int) -> tuple[Row, ...]:
+        """Return the dense multiplies of a block.
+
+        They are kept where attention has ranks, because many numbers of tokens have one `ranked`.
+        """
+        keeps = self.layout.plan.attention_data > 1
+        if keeps and (kept := self._dense.get((block, ranked))):
+            return kept
+        multiply_row = partial(_multiply_row, self.layout, block, cost.repeats)
+        rows = tuple(multiply_row(multiply, ranked) for multiply in cost.dense)
+        if keeps:
+            self._dense[block, ranked] = rows
+        return rows
 
     def sampling_rows(self, logits: int, sequences: int, drafting: int) -> Iterator[Row]:
         """Yield the head for the positions that are sampled, and the engine's time for sequences.

@@ -326,9 +326,11 @@ class Experts:
         """
         if tokens > 64:
             return stream.binomial(tokens, chance, (times, self.count))
+        keys = stream.random((times, tokens, self.count))
         with np.errstate(divide="ignore"):
-            keys = np.log(stream.random((times, tokens, self.count))) / chance
-        taken = np.argpartition(-keys, self.per_token - 1, axis=2)[:, :, : self.per_token]
+            np.log(keys, out=keys)
+        keys /= -chance
+        taken = np.argpartition(keys, self.per_token - 1, axis=2)[:, :, : self.per_token]
         taken = taken + self.count * np.arange(times).reshape(times, 1, 1)
         counts: NDArray[np.int64] = np.bincount(taken.ravel(), minlength=times * self.count)
         return counts.reshape(times, self.count)

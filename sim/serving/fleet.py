@@ -227,6 +227,11 @@ class ServingFleet:
             works.append((tally, np.sum(busy, axis=0)))
         return Mark(self.env.now, works)
 
+    def tokens_made(self) -> float:
+        """Return the tokens of answers that the replicas have made up to now, as in `mark`."""
+        lost = sum(record.tally.logits for before in self.failed for record in before)
+        return lost + sum(replica.tokens_so_far() for replica in self.replicas if replica.up)
+
     def book(self) -> None:
         """Write the work of each replica, before and after its failures, to the rows."""
         rows, replicas = self.rows, self.replicas

@@ -16,6 +16,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import simpy
 
@@ -91,6 +92,8 @@ class PooledFleet(ServingFleet):
         self.overhead = configs[0].overhead
         self.patience = configs[0].policies.deadline
         self.links = KVLinks(pools.transfer, configs)
+        layout = configs[0].costs.layout  # of all prefill replicas
+        self.kv_bytes = cache(partial(prompt_kv_bytes, layout))
         rows.transfers = Transfers(len(rows.arrival), self.links.busy)
         self.find_pools()
 
@@ -135,11 +138,10 @@ class PooledFleet(ServingFleet):
         """Route a request to a prefill replica, or refuse it if no decode replica can hold it."""
         prompt, router, pool = request, self.router, self.prefill
         if request.output > 1:
-            admission = self.replicas[-1].admission
-            if reason := admission.never_fits(replace(request)):
+            admission, prompt = self.replicas[-1].admission, replace(request, output=1)
+            if reason := admission.never_fits(request):
                 admission.refuse(request, reason)
                 return
-            prompt = replace(request, output=1)
         if not pool:
             self.hold(request)
             return
@@ -192,8 +194,7 @@ class PooledFleet(ServingFleet):
         assert rows.transfers
         ends = journey.ends
         config, transfer = self.configs[ends[0]], self.pools.transfer
-        layout = config.costs.layout
-        nbytes = prompt_kv_bytes(layout, request.prompt - request.prefilled)
+        nbytes = self.kv_bytes(request.prompt - request.prefilled)
         computed = request.prompt - int(rows.cached[request.id])
         before = max(0.0, journey.computed_at - journey.reserved_at)
         whole = nbytes / self.links.rate(*ends)

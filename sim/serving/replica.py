@@ -246,6 +246,15 @@ class Replica:
                 batch.add_decoded(tally, request, batch.steps_made(last, request) + steps)
         return tally, self.executor.busy_so_far()
 
+    def tokens_so_far(self) -> float:
+        """Return the tokens of answers up to now, running requests included, as in `so_far`."""
+        tokens = self.executor.tally_so_far().logits
+        for batch in self.scheduler.batches:
+            steps = self.executor.steps_so_far(batch) if batch.finish_steps else 0
+            for last, _, request in batch.finish_steps:
+                tokens += batch.steps_made(last, request) + steps
+        return tokens
+
     def fail(self) -> list[Request]:
         """Stop for good, and return the requests that are lost.
 

@@ -138,7 +138,7 @@ class Service:
         self.marks: list[Mark] = []
         self.counts_to_the_last = False
         times = options.get("front_end")
-        self.front_end = FrontEnd(times, self.tokens_made) if times else None
+        self.front_end = FrontEnd(times, self.fleet.tokens_made) if times else None
         if counted := options.get("counted"):
             self.count_span(*counted)
 
@@ -172,10 +172,6 @@ class Service:
         self.arrived += 1
         if self.counts_to_the_last and self.arrived == len(self.prompts):
             self.mark()
-
-    def tokens_made(self) -> float:
-        """Return the tokens of answers that the replicas have made up to now."""
-        return sum(tally.logits for tally, _ in self.fleet.mark().works)
 
     def mark(self, _: simpy.Event | None = None) -> None:
         """Keep what each replica did up to now."""

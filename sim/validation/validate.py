@@ -4,7 +4,7 @@ validate_set("serving").headline  # tested metrics of dense models, with their e
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from sim.studies.processes import on_processes
 from sim.studies.run import run
 from sim.validation.afd import attention_ffn_report
 from sim.validation.agreement import PointComparison, Status, ValidationReport, is_routed
-from sim.validation.own_points import is_own_table, read_own_points
+from sim.validation.own_points import OwnPoints, is_own_table, read_own_points
 from sim.validation.points import MeasuredPoint, Pattern, fitting_half, measured_points
 from sim.validation.pooled_points import is_pooled, pooled_points
 from sim.validation.replies import floors, is_replies
@@ -31,6 +31,7 @@ from sim.validation.speculation import speculation_report
 REPORTS = {"speculation": speculation_report, "afd": attention_ffn_report}
 SETS = ("calibration", "validation", "serving", "steps-2023", "sram-replies")
 POOL_SETS = ("kv-transfer", "pd-silicon")  # no engine is fitted to them, but `handover`
+ALL_SETS = (*SETS, *REPORTS, *POOL_SETS, "replay")
 BITS = {"fp4": "4", "int4": "4", "fp8": "8", "int8": "8"}  # by precision of weights; others: 16
 # Numbers of an engine that each metric depends on; a throughput depends on both.
 DECODE_KEYS, PREFILL_KEYS = ("memory_efficiency",), ("compute_efficiency",)
@@ -57,14 +58,28 @@ def validate_set(
 
     Raises: UserError if there is no set of that name.
     """
-    if name == "replay":
-        return validate_replay()
-    if name in REPORTS:
-        return REPORTS[name]()
-    if name not in (*SETS, *POOL_SETS):
-        known = *SETS, *REPORTS, *POOL_SETS, "replay", "kernels", "network"
-        raise unknown_name("validate", name, known)
-    return validate_file(shipped_table(name), progress, jobs)
+    (report,) = validate_sets([name], progress, jobs)
+    return report
+
+
+def validate_sets(
+    names: Sequence[str], progress: SetProgress = _no_progress, jobs: int = 1
+) -> list[ValidationReport]:
+    """Return the reports of some of the catalogue's sets; `jobs` processes simulate all tables.
+
+    Raises: UserError if there is no set of one of the names.
+    """
+    for name in names:
+        if name not in ALL_SETS:
+            raise unknown_name("validate", name, (*ALL_SETS, "kernels", "network"))
+    paths = [shipped_table(name) for name in names if name in (*SETS, *POOL_SETS)]
+    reports = {report.name: report for report in _validate_tables(paths, progress, jobs)}
+    for name in names:
+        if name in REPORTS:
+            reports[name] = REPORTS[name]()
+        elif name == "replay":
+            reports[name] = validate_replay()
+    return [reports[name] for name in names]
 
 
 def validate_own_file(
@@ -95,25 +110,71 @@ def validate_file(
 
     Raises: ScenarioError if the header is unknown or a cell of a set is malformed.
     """
+    (report,) = _validate_tables([path], progress, jobs)
+    return report
+
+
+def _validate_tables(
+    paths: Sequence[Path], progress: SetProgress, jobs: int
+) -> Iterator[ValidationReport]:
+    """Yield the report of each table, after the simulation of all."""
+    tables = {path: _read_table(path) for path in paths}
+    distinct = {path: _distinct(points) for path, (points, _) in tables.items()}
+    worth = sum(
+        len(points) / (WORTH_PROCESSES_OF_POOLS if is_pooled(path) else WORTH_PROCESSES)
+        for path, points in distinct.items()
+    )
+    simulated: dict[Path, dict[str, SimulatedTimes]] = {path: {} for path in paths}
+    of_groups = on_processes(simulate_alike, _alike(distinct), jobs if worth >= 1 else 1)
+    for (path, *_), times in of_groups:
+        for key, of_point in times.items():
+            simulated[path][key] = of_point
+            progress(path.stem, len(simulated[path]), len(distinct[path]))
+    for path, (points, own) in tables.items():
+        rows = tuple(
+            compare_metric(point, metric, measured, simulated[path].get(point.key, point.reason))
+            for point in points
+            for metric, measured in (point.measured or {"none": math.nan}).items()
+        )
+        yield ValidationReport(path.stem, rows, own)
+
+
+def _read_table(path: Path) -> tuple[Sequence[MeasuredPoint], OwnPoints | None]:
+    """Return the points of a table, and the table itself if it is a user's own."""
     own = read_own_points(path) if is_own_table(path) else None
-    points = own.points if own else points_of(path)
-    distinct = {
+    return own.points if own else points_of(path), own
+
+
+def _distinct(points: Sequence[MeasuredPoint]) -> dict[str, MeasuredPoint]:
+    """Return the points to simulate, by key."""
+    return {
         point.key: point
         for point in reversed(points)
         if point.system is not None and not all(map(math.isnan, point.measured.values()))
     }
-    simulated: dict[str, SimulatedTimes] = {}
-    if len(distinct) < (WORTH_PROCESSES_OF_POOLS if is_pooled(path) else WORTH_PROCESSES):
-        jobs = 1
-    for key, times in on_processes(try_simulate, distinct, jobs):
-        simulated[key] = times
-        progress(path.stem, len(simulated), len(distinct))
-    rows = tuple(
-        compare_metric(point, metric, measured, simulated.get(point.key, point.reason))
-        for point in points
-        for metric, measured in (point.measured or {"none": math.nan}).items()
-    )
-    return ValidationReport(path.stem, rows, own)
+
+
+def _alike(
+    tables: Mapping[Path, Mapping[str, MeasuredPoint]],
+) -> dict[tuple[Path, str, str, str], dict[str, MeasuredPoint]]:
+    """Return the points of each table, model, chip and engine, those with most users first.
+
+    One process simulates them, because their costs have much in common (`sharing_costs`). The
+    largest groups begin first, so that no process waits long for the last group of another one.
+    """
+    groups: dict[tuple[Path, str, str, str], dict[str, MeasuredPoint]] = {}
+    for path, points in tables.items():
+        for key, point in points.items():
+            about = point.about
+            group = path, about["model"], about["chip"], about["engine"]
+            groups.setdefault(group, {})[key] = point
+    users = {group: sum(p.users for p in points.values()) for group, points in groups.items()}
+    return {group: groups[group] for group in sorted(groups, key=users.__getitem__, reverse=True)}
+
+
+def simulate_alike(points: Mapping[str, MeasuredPoint]) -> dict[str, SimulatedTimes]:
+    """Return the simulated times of some points by key."""
+    return {key: try_simulate(point) for key, point in points.items()}
 
 
 def try_simulate(point: MeasuredPoint) -> SimulatedTimes:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sim.cost.experts import expected_shard, slowest_shards
+from sim.cost.experts import DRAWS, expected_shard, slowest_shards
 from sim.model.blocks import Experts
 
 ROUTED = Experts(128, 8, ())
@@ -15,7 +15,8 @@ FEW = 127  # tokens up to which each number is drawn
 def test_the_slowest_shard_is_that_of_draws(tokens, skew):
     """Up to FEW tokens exactly; beyond, the draws scatter by about 1 %."""
     reached, each = expected_shard(ROUTED, skew, tokens, 4)
-    drawn, most = slowest_shards(ROUTED, skew, tokens, 4, np.random.default_rng(0))
+    loads = ROUTED.draw(tokens, ROUTED.chances(skew), np.random.default_rng(0), DRAWS)
+    drawn, most = slowest_shards(loads, 4)
     error = 1e-12 if tokens <= FEW else 0.01
     assert reached == pytest.approx(drawn.mean(), rel=error)
     assert reached * each == pytest.approx(most.mean(), rel=error)

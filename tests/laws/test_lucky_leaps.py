@@ -182,5 +182,6 @@ def test_the_nth_equal_step_has_the_nth_draw_of_its_stream():
 
     assert taken(1, 0) == taken(7, 2) == taken(3, 1)
     stream = np.random.default_rng([3, 5, 5])
-    first = [[int(n[0]) for n in slowest_shards(routed, 0.5, 5, 4, stream, 1)] for _ in range(2)]
+    drawn = [routed.draw(5, routed.chances(0.5), stream, 1) for _ in range(2)]
+    first = [[int(n[0]) for n in slowest_shards(of_block, 4)] for of_block in drawn]
     assert [list(load) for load in taken(1, 0)[0]] == first
