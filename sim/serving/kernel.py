@@ -30,9 +30,9 @@ FREE, BUSY, WORK, LAYERS = 0, 1, 2, 3
 # it. The first row is of steps that fill the budget.
 BODY, HOPS = 0, 1
 FULL = 0
-# Columns of `made`, int[row, column]: the steps made of a row, and how many may be made before the
-# caller is asked. Where experts are drawn, then the rows whose bodies the coming steps have (a ring
-# buffer, in which the place of a step is its number).
+# Columns of `made`, int[row, column]: the steps made of a row. With link errors or drawn experts,
+# then how many may be made before the caller is asked. With drawn experts, then the rows whose
+# bodies the coming steps have (a ring buffer, in which the place of a step is its number).
 MADE, STOP, DRAWN = 0, 1, 2
 # Columns of `batches`, float[slot, column], s: when a micro-batch returns, when it left the last
 # stage, its clock error, and the sampling time. Then for each kind of attention the time of a step,
@@ -98,7 +98,7 @@ def chunk_seconds(line, read, old, chunk):
 def stage_times(slot, row, chunk, stages, rows, made, lines, read, batches, counts, integers):
     """Write the time of a step at each stage, up to the overhead of a chunk, to `stages[WORK]`."""
     n, kinds, drawn = stages.shape[1], len(stages) - LAYERS, made.shape[1] - DRAWN
-    if drawn:
+    if drawn > 0:
         row = made[row, DRAWN + made[row, MADE] % drawn]
     work, body = stages[WORK], rows[row, BODY]
     for s in range(n):
@@ -305,14 +305,16 @@ def needs_decision(slot, chunk, made, counts, integers):
 
     chunk: tokens of the waiting prompt that fill its budget.
     """
-    last, row = counts[slot, DONE] == counts[slot, DUE], FULL if chunk else counts[slot, ROW]
+    last = counts[slot, DONE] == counts[slot, DUE]
     if last:
         if not counts[slot, NO_OUTPUT]:
             return True
     elif counts[slot, KV_GROWTH] > integers[ROOM]:
         return True
-    if (chunk or not last) and made[row, MADE] == made[row, STOP]:
-        return True
+    if made.shape[1] > STOP and (chunk or not last):
+        row = FULL if chunk else counts[slot, ROW]
+        if made[row, MADE] == made[row, STOP]:
+            return True
     left = integers[PROMPT_LEFT]
     return left < 0 or (chunk > 0 and left <= chunk)
 

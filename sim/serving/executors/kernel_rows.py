@@ -31,7 +31,8 @@ class KernelRows:
         self.ahead = MOST_TOGETHER if costs.sampled else 0
         self.luck = errors is not None or costs.sampled is not None
         self.rows: NDArray[np.float64] = np.zeros((1 + slots, 2, costs.stages))
-        self.made: NDArray[np.int64] = np.zeros((1 + slots, kernel.DRAWN + self.ahead), np.int64)
+        columns = kernel.DRAWN + self.ahead if self.luck else kernel.STOP
+        self.made: NDArray[np.int64] = np.zeros((1 + slots, columns), np.int64)
         self.row_of: dict[tuple[int, int], int] = {}
         self.size_of: dict[int, tuple[int, int]] = {}
         self.body_of: dict[tuple[int, int], dict[DrawnLoad, int]] = {}
@@ -46,7 +47,6 @@ class KernelRows:
             if not self.ahead:
                 self.rows[row, kernel.BODY] = self.costs.body(*size)
             self.rows[row, kernel.HOPS] = self.costs.hops(size[1])
-            self.made[row, kernel.STOP] = FOREVER
             if self.luck:
                 self.look_ahead(row)
         return self.row_of[size]
@@ -70,8 +70,10 @@ class KernelRows:
 
     def good_steps(self, row: int) -> int:
         """Return how many steps of a row may be made before one that fails, or is not drawn yet."""
+        if not self.luck:
+            return FOREVER
         made, stop = self.made[row, : kernel.DRAWN].tolist()
-        return self.look_ahead(row) if self.luck and made >= stop else int(stop - made)
+        return self.look_ahead(row) if made >= stop else int(stop - made)
 
     def look_ahead(self, row: int) -> int:
         """Find out how many steps of a row are good, and draw their experts."""

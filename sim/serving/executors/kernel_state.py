@@ -120,6 +120,8 @@ class KernelState:
 
         chunk: tokens of the waiting prompt that it computes.
         """
+        if not self.table.luck:
+            return False
         row = kernel.FULL if chunk > 0 else int(self.counts[head.slot, kernel.ROW])
         return (chunk > 0 or not head.last) and not self.table.good_steps(row)
 
