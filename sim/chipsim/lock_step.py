@@ -1,4 +1,4 @@
-"""Waits of chips in lock step, which begin and end together: one event for all of them.
+"""One event for the equal waits of many chips, which begin and end together.
 
 >>> env = simpy.Environment()
 >>> waits = LockStep(env)
@@ -13,7 +13,10 @@ from sim.units import Seconds
 
 
 class LockStep:
-    """The latest wait of a group of chips. A chip that begins an equal one now shares its event."""
+    """The latest wait of a group of chips, whose event is shared by all chips that begin it now.
+
+    With an event for each chip, a simulation would take longer.
+    """
 
     __slots__ = ("began", "env", "event", "seconds")
 
@@ -22,8 +25,9 @@ class LockStep:
         self.event: Timeout
 
     def timeout(self, seconds: Seconds) -> Timeout:
-        """Return the end of a wait that begins now."""
+        """Return the event that ends a wait from now on."""
         now = self.env.now
+        # A wait of 0 s may end at the instant of its beginning. Its event then has no callbacks.
         if now != self.began or seconds != self.seconds or self.event.callbacks is None:
             self.began, self.seconds = now, seconds
             self.event = Timeout(self.env, seconds)
