@@ -42,7 +42,7 @@ def executor_for(
 def _between_failures(
     env: simpy.Environment, config: ReplicaConfig, gaps: Gaps, leap: bool, costs: Costs
 ) -> Executor:
-    """Return an executor of an attention pool and an FFN pool, which are one stage."""
+    """Return an executor of one stage: attention and FFN pools, or a model and its drafter."""
     if config.machine:
         return ChipExecutor(env, config.machine(env, config.number), gaps)
     return FastForwardExecutor(env, costs, gaps) if leap else StepwiseExecutor(env, costs, gaps)
