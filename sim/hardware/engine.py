@@ -62,7 +62,7 @@ class Host(Value):
     )
     block_kernels: KernelsField | None = Field(
         default=None,
-        description="In place of the engine's `block_kernels`, as its servers set them; default: "
+        description="Block kernels that these servers set, in place of the engine's; default: "
         "the engine's.",
     )
     busy_request: Seconds = Field(

@@ -64,8 +64,8 @@ class ExpertKernel(Value):
     Time: fixed + max(bytes / (memory_efficiency x bandwidth), FLOPs / (compute_efficiency x peak)).
     FLOPs are counted for `more_tokens` more tokens of each expert that is reached: a tile is
     computed as a whole, and a popular expert makes others wait.
-    Weights are padded with zeros to whole tiles, which are read and computed as well: gpt-oss on 8
-    chips has 360 inner columns for each chip, and a kernel with tiles of 256 takes 512.
+    Weights are padded with zeros to whole tiles, and the zeros are read and computed as well. On 8
+    chips gpt-oss has 360 inner columns for each chip, and a kernel with tiles of 256 takes 512.
     Left out: the memory that padding takes.
     """
 

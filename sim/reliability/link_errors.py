@@ -25,7 +25,7 @@ class LinkErrors(Sourced):
     succeeds.  Its tokens come with the last repeat.
 
     Left out: other steps in flight, which continue; bits on cables that belong to no message;
-    undetected errors; messages of a drafter, whose drafts are verified.
+    undetected errors; a drafter's messages, because all drafts are verified.
     """
 
     bit_error_rate: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(

@@ -94,7 +94,7 @@ class Pools(Shown):
     The availability is the product of both pools' availabilities.
 
     With drafts in the decode pool, the prefill pool computes the drafter's KV cache as well, and
-    it travels with that of the prompt, also if the drafter is on other chips.
+    it travels with that of the prompt, also to a drafter on other chips.
     A pool may be a system of attention and FFN pools, whose attention pool holds the KV cache.
     Left out: a change of layout or precision on the way.
     """
