@@ -36,7 +36,7 @@ class Step(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The parts of a step beside its `body`, which depends on the number of tokens alone.
+    """The parts of a step in addition to its `body`, which depends on the number of tokens alone.
 
     sampling: what the last stage adds for the head and the sequences [s].
     attention, growth: by kind of attention, one layer's time, and what each further step adds [s].

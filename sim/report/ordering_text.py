@@ -8,7 +8,7 @@ from sim.results.labels import system_labels
 from sim.results.ordering import OrderKey
 from sim.results.summary import RunSummary
 
-# What more of is better, and what must be known of a system for it.
+# The measure, of which more is better, and the cost from which it follows.
 ORDER_WORDS: dict[OrderKey, tuple[str, str]] = {
     "joules": ("token/s per MW", "joules"),
     "usd": ("tokens per dollar", "dollars"),
