@@ -20,7 +20,7 @@ class Multiply(NamedTuple):
     fixed: time of the multiply whatever its size; walk: the least time beyond that, in which a
     tile passes all inputs; time_keys: of both.
     chips: chips over which the matrix is split.
-    more_tokens: tokens that are computed as well as its own, in partly filled tiles.
+    more_tokens: tokens that partly filled tiles compute in addition to the multiply's own.
     padding: how many times the matrix grows to whole tiles.
     """
 

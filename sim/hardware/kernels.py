@@ -76,8 +76,8 @@ class ExpertKernel(Value):
     compute_efficiency: Fraction = Field(description="Share of the peak rate, 0 to 1.")
     more_tokens: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0.0,
-        description="Tokens of each expert that are computed as well as its own, in partly filled "
-        "tiles.",
+        description="Tokens that partly filled tiles compute for each expert, in addition to its "
+        "own.",
     )
     hidden_tile: Count = Field(
         default=1, description="The hidden size is padded to a multiple of this."
@@ -124,7 +124,8 @@ class PrefillKernel(Value):
     )
     more_positions: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0.0,
-        description="Positions counted for each token as well as those that it attends to.",
+        description="Positions that are computed for each token, in addition to those that it "
+        "attends to.",
     )
 
 

@@ -54,7 +54,8 @@ class PoolCopies(Value):
     decode: Count = Field(default=1, description="Copies of the decode pool's system.")
     search: Literal["capacity"] | None = Field(
         default=None,
-        description="Search for both numbers of copies, by goodput under the SLO; default: given.",
+        description="Search for the copies of both pools, by goodput within the SLO; default: no "
+        "search.",
     )
     chips: Count | None = Field(
         default=None, description="Most chips of both pools together, with `search`."
