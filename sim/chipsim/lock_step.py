@@ -13,18 +13,20 @@ from sim.units import Seconds
 
 
 class LockStep:
-    """The latest wait of a group of chips. A chip that begins an equal one now shares its event."""
+    """The waits that begin now, by their seconds. Equal ones share an event."""
 
-    __slots__ = ("began", "env", "event", "seconds")
+    __slots__ = ("began", "env", "events")
 
     def __init__(self, env: simpy.Environment) -> None:
-        self.env, self.began, self.seconds = env, -1.0, 0.0
-        self.event: Timeout
+        self.env, self.began = env, -1.0
+        self.events: dict[Seconds, Timeout] = {}
 
     def timeout(self, seconds: Seconds) -> Timeout:
         """Return the end of a wait that begins now."""
         now = self.env.now
-        if now != self.began or seconds != self.seconds or self.event.callbacks is None:
-            self.began, self.seconds = now, seconds
-            self.event = Timeout(self.env, seconds)
-        return self.event
+        if now != self.began:
+            self.began, self.events = now, {}
+        event = self.events.get(seconds)
+        if event is None or event.callbacks is None:
+            event = self.events[seconds] = Timeout(self.env, seconds)
+        return event
