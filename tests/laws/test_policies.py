@@ -569,3 +569,16 @@ def test_a_users_policy_sees_ages_free_kv_and_deadlines(deployments):
     assert max(age) > 0
     assert min(slack) < deadline - 0.004
     assert age[-1] == 0.0
+
+
+@pytest.mark.parametrize("steps", range(2, 9))
+def test_prompts_that_find_no_place_wait_again(make_deployment, serve_on, steps):
+    """The micro-batch is full when they have waited long enough; a leap is its steps there, too."""
+    requests = [(0.0, 8, 20), (0.0, 8, 60), (1e-4, 8, 20)]
+    policies = Policies(wait=BatchWait(share=1, steps=steps), size=2)
+    leap, step = (
+        serve_on(make_deployment(), requests, policies=policies, leap=leap)
+        for leap in (True, False)
+    )
+    assert leap.first_token == pytest.approx(step.first_token, rel=1e-12)
+    assert leap.last_token == pytest.approx(step.last_token, rel=1e-12)
