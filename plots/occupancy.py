@@ -36,9 +36,8 @@ def draw(saved: Saved) -> Figure:
         widths = PART_WIDTHS if len(curves) > 1 else (1.4,)
         for place, (part, (moments, share)) in enumerate(curves.items()):
             label = ": ".join(filter(None, (looks[name].label, part)))
-            looked = looks[name].stroke | {"lw": widths[min(place, len(widths) - 1)]}
-            line = full.plot(moments / size, 100 * share, label=label, **looked)
-            keys += line
+            stroke = looks[name].stroke | {"lw": widths[min(place, len(widths) - 1)]}
+            keys += full.plot(moments / size, 100 * share, label=label, **stroke)
             fullest[label] = float(share.max())
         if fullest:
             label = max(fullest, key=lambda label: fullest[label])
@@ -59,8 +58,8 @@ def filled_over_time(
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Return times [s] and the filled share of the KV cache, by pool or by member of a fleet.
 
-    The name is '' for a system that is no fleet. A share of all caches together would hide a full
-    one behind an empty one.
+    A system without pools or members has the name ''. A share of all caches together would hide a
+    full cache behind an empty one.
     """
     identity = saved.summary.systems[system].identity
     if system in pooled(saved):
@@ -130,10 +129,10 @@ def occupancy_over_time(
 
 
 def finding(peaks: dict[str, float], queues: dict[str, int]) -> str:
-    """Return the title: the systems with the fullest and the emptiest KV cache, and the queue.
+    """Return the title: the fullest KV cache, the emptiest one, and the longest queue.
 
-    peaks: the largest share of each system's fullest KV cache, by label.
-    queues: the most waiting requests, by system's label.
+    peaks: by label, the highest filled share of each system's fullest KV cache.
+    queues: by label of a system, the most requests that wait.
     """
     if not peaks:
         return "No request was finished"

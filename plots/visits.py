@@ -37,8 +37,8 @@ def draw(visits: LayerVisits) -> Figure:
             if visit.resource == resource:
                 start, end = scale * visit.start, scale * visit.end
                 colour = COLOUR_CODES[BATCH_COLOURS[visit.micro_batch % len(BATCH_COLOURS)]]
-                # Without a light edge, visits that follow each other without a gap look like one.
-                # Behind it, a thin bar would be invisible.
+                # Without a light edge, two visits without a gap between them look like one. A
+                # thin bar would vanish behind its edge.
                 edge = "w" if end - start > THIN_SHARE * whole else colour
                 axis.broken_barh(
                     [(start, end - start)], (row - 0.4, 0.8), fc=colour, ec=edge, lw=0.4

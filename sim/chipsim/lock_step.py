@@ -1,4 +1,4 @@
-"""Waits of chips in lock step, which begin and end together: one event for all of them.
+"""One event for the equal waits of many chips, which begin and end together.
 
 >>> env = simpy.Environment()
 >>> waits = LockStep(env)
@@ -13,7 +13,10 @@ from sim.units import Seconds
 
 
 class LockStep:
-    """The waits that begin now, by their seconds. Equal ones share an event."""
+    """The waits that begin now, by their seconds. Chips that wait equally long share an event.
+
+    With an event for each chip, a simulation would take longer.
+    """
 
     __slots__ = ("began", "env", "events")
 
@@ -22,10 +25,11 @@ class LockStep:
         self.events: dict[Seconds, Timeout] = {}
 
     def timeout(self, seconds: Seconds) -> Timeout:
-        """Return the end of a wait that begins now."""
+        """Return the event that ends a wait from now on."""
         now = self.env.now
         if now != self.began:
             self.began, self.events = now, {}
+        # A wait of 0 s may end at the instant of its beginning. Its event then has no callbacks.
         event = self.events.get(seconds)
         if event is None or event.callbacks is None:
             event = self.events[seconds] = Timeout(self.env, seconds)

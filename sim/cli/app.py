@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def user_message(error: Exception) -> str | None:
-    """Return the line for an error that the user can mend; None for an error of the program."""
+    """Return the line for an error that the user can correct; None for an error of the program."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, CommandLineError):

@@ -333,7 +333,7 @@ class AttentionFfnCosts(Costs):
     def _by_part(self, tokens: int, ranked: int) -> dict[Block | Mixer | None, Seconds]:
         """Return the seconds of a part's rows that depend on tokens alone, for one layer of it.
 
-        The head has all layers and passes of a drafter.
+        The rows of the head include all layers and passes of a drafter.
         """
         key = tokens, ranked
         if key not in self._times:

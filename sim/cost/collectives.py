@@ -300,11 +300,11 @@ class Collectives:
 
     @cached_property
     def _cabling(self) -> Topology:
-        """The topology without losses, which move no cable and may have no hash."""
+        """The topology without its losses, which change no cable and may not be hashable."""
         return self.layout.topology.model_copy(update={"collective_efficiency": None})
 
 
-@lru_cache(maxsize=10_000)  # a study lays one system out many times
+@lru_cache(maxsize=10_000)  # studies deploy one system many times
 def cables_crossed(
     topology: Topology, operation: Operation, group: range, algorithm: Algorithm | Copies
 ) -> float:

@@ -29,7 +29,7 @@ class DraftLink(Value):
         default=0.0, description="Fixed time of a message in one direction [s]."
     )
     sends: Literal["tokens", "logits"] = Field(
-        default="tokens", description="What goes with each draft: its number, or all logits."
+        default="tokens", description="Message for each draft: its token alone, or with all logits."
     )
 
     range: LinkRange = Field(

@@ -95,7 +95,7 @@ def summed(tallies: Iterable[Tally]) -> Tally:
         if total.batch_steps:
             for tokens, steps in tally.batch_steps.items():
                 total.batch_steps[tokens] += steps
-        else:  # often the only tally
+        else:  # faster, and enough for the first tally, which is often the only one
             total.batch_steps.update(tally.batch_steps)
         for name in _SUMS:
             setattr(total, name, getattr(total, name) + getattr(tally, name))
@@ -144,8 +144,8 @@ class _Part(NamedTuple):
 def usage(costs: StepRows, tally: Tally, whole: Tally | None = None) -> Usage:
     """Return the FLOPs and bytes of a tally.
 
-    whole: the tally with steps that are not cut into micro-batches, as a drafter makes them; None:
-    `tally`.
+    whole: the tally of whole steps, as a drafter makes them, if `tally` counts the micro-batches of
+    a step as steps; None: `tally`.
 
     Each chip reads its weights once a step. All chips of a stage count as the fullest one.
     Experts are read as far as the step's tokens reach them, in expectation.

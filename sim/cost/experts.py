@@ -12,7 +12,7 @@ Loads = NDArray[np.int64]
 # The most experts that a shard reaches, and the most tokens of a shard, for each routed block.
 DrawnLoad = tuple[tuple[int, int], ...]
 
-MOST_TOGETHER = 256  # steps that are drawn together, if that is at most 4,096 tokens
+MOST_TOGETHER = 256  # steps that are drawn together; fewer if they have many tokens
 DRAWS = 64  # of tokens to experts, because an expected maximum has no closed form
 
 
@@ -70,13 +70,14 @@ def slowest_shards(drawn: NDArray[np.integer], shards: int) -> tuple[Loads, Load
 class ExpertDraws:
     """The experts that the tokens of each step reach, drawn for many steps together.
 
-    Equal steps have a stream of their own, and the n-th of them has its n-th draw.  So neither the
-    other steps nor the number that is drawn together changes a draw.
+    Steps of one size have a random stream, and the n-th of them has its n-th draw. So a draw does
+    not depend on other steps, or on how many are drawn together. A size is the tokens of a step,
+    and those of its fullest rank.
 
     seed: of all streams.
     routed: the experts of each distinct block that has some, and the chance of each.
-    ahead: by tokens of a step and of its fullest rank, the draws that no step has taken.
-    together: steps that are drawn next.
+    ahead: by size, the draws that no step has taken.
+    together: by size, how many steps are drawn next.
     """
 
     def __init__(
@@ -88,31 +89,28 @@ class ExpertDraws:
         self.ahead: dict[tuple[int, int], list[DrawnLoad]] = {}
         self.together: dict[tuple[int, int], int] = {}
 
-    def next(self, step: tuple[int, int]) -> list[DrawnLoad]:
-        """Return the draws of some coming steps, one or more, which do not take them yet.
-
-        The first is drawn alone, and then twice as many steps each time: many kinds are rare.
-        step: its tokens, and those of its fullest rank.
-        """
-        if step not in self.streams:
-            self.streams[step] = np.random.default_rng([*self.seed, *step])
-            self.ahead[step], self.together[step] = [], 1
-        ahead, stream = self.ahead[step], self.streams[step]
+    def coming(self, size: tuple[int, int]) -> list[DrawnLoad]:
+        """Return the draws of at least one coming step, which do not count as taken yet."""
+        if size not in self.streams:
+            self.streams[size] = np.random.default_rng([*self.seed, *size])
+            self.ahead[size], self.together[size] = [], 1
+        ahead, stream = self.ahead[size], self.streams[size]
         if not ahead:
-            draws = self.together[step]
-            most = max(DRAWS, 4096 // step[0])
-            self.together[step] = min(MOST_TOGETHER, most, 2 * draws)
+            # One step is drawn first, and then twice as many each time. Many sizes occur once, and
+            # draws that no step takes cost time.
+            draws, most = self.together[size], max(64, 4096 // size[0])
+            self.together[size] = min(MOST_TOGETHER, most, 2 * draws)
             drawn = [
-                slowest_shards(experts.draw(step[0], chances, stream, draws), self.shards)
+                slowest_shards(experts.draw(size[0], chances, stream, draws), self.shards)
                 for experts, chances in self.routed
             ]
             pairs = [zip(reached.tolist(), most.tolist(), strict=True) for reached, most in drawn]
             ahead.extend(zip(*pairs, strict=True))
         return ahead
 
-    def take(self, step: tuple[int, int], steps: int = 1) -> DrawnLoad:
+    def take(self, size: tuple[int, int], steps: int = 1) -> DrawnLoad:
         """Take the draws of steps that are made, and return the last one."""
-        while steps > len(ahead := self.next(step)):
+        while steps > len(ahead := self.coming(size)):
             steps -= len(ahead)
             ahead.clear()
         drawn = ahead[steps - 1]

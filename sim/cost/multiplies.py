@@ -20,7 +20,7 @@ class Multiply(NamedTuple):
     fixed: time of the multiply whatever its size; walk: the least time beyond that, in which a
     tile passes all inputs; time_keys: of both.
     chips: chips over which the matrix is split.
-    more_tokens: tokens that are computed as well as its own, in partly filled tiles.
+    more_tokens: tokens that partly filled tiles compute in addition to the multiply's own.
     padding: how many times the matrix grows to whole tiles.
     """
 
@@ -155,7 +155,7 @@ def shaped_multiply(
 
 
 def in_whole_tiles(multiply: Multiply) -> Multiply:
-    """Return a multiply whose matrix is padded to whole tiles.  Left out: padded activations."""
+    """Return the multiply with its matrix padded to whole tiles. Left out: padded activations."""
     grown = multiply.padding
     return multiply._replace(flops=grown * multiply.flops, weights=grown * multiply.weights)
 
@@ -202,6 +202,7 @@ def _sides(
 ) -> Sides:
     """Return the sides of a multiply with its losses, from its times without them.
 
+    times: returns the seconds of computing and of reading, without losses.
     Left out: the fixed time, which comes before both.
     """
     computing, reading = multiply.efficiencies

@@ -53,29 +53,26 @@ IN_TURN = (StepParts(verify=1, drafts=1, trip=1), StepParts(prompts=1, drafts=1,
 def paths(micro_batches: int, decodes: int) -> tuple[StepParts, ...]:
     """Return the paths through a step, each as the number of times that its parts count.
 
-    The longest path is the time of the step.
-    One micro-batch: max(verify, prompts) + drafts + trip. Prompts alone: max(verify, prompts).
-    Two micro-batches: the path of one, or twice the time of a stage, the drafter or the link.
+    Prompts alone: max(verify, prompts). One micro-batch: max(verify, prompts) + drafts + trip.
+    Two: the longest of that, twice a stage, twice prompts and drafts, and twice the link.
     """
     if not decodes:
         return PROMPTS_ALONE
     if micro_batches == 1:
         return IN_TURN
-    stage, drafter = (
-        StepParts(stage=micro_batches),
-        StepParts(prompts=micro_batches, drafts=micro_batches),
-    )
-    return (*IN_TURN, stage, drafter, StepParts(busy=micro_batches))
+    stage, link = StepParts(stage=micro_batches), StepParts(busy=micro_batches)
+    drafter = StepParts(prompts=micro_batches, drafts=micro_batches)
+    return (*IN_TURN, stage, drafter, link)
 
 
 @cache
 def pass_paths(stages: int, pieces: int, passes: int) -> tuple[Array, Array]:
-    """Return the paths through the passes of a drafter. The longest one is their time.
+    """Return the paths through the passes of a drafter, the longest of which is their time.
 
     float[path, stage], float[path]: how often the time of a stage counts, and that of all hops.
     These times are sums over the passes of one piece.
-    With n pieces, P equal passes, S = a pass with its hops, b = its slowest stage, they take
-    (P - 1) max(n b, S) + S + (n - 1) b: each piece begins a pass when it has ended the one before.
+    n pieces with P equal passes take (P - 1) max(n b, S) + S + (n - 1) b. S: a pass with its hops.
+    b: its slowest stage. A piece begins a pass when it has ended the one before.
     Assumed: the first pass takes as long as the others, although it has more tokens.
     """
     own, behind = np.eye(stages), (pieces - 1) / passes
@@ -94,15 +91,17 @@ class RemoteDrafter:
     other (`pass_paths`). The engine's time for a step counts once for drafts, and once for prompts.
     """
 
-    def __init__(self, layout: Layout, of: Speculation) -> None:
-        self.layout, self.width, self.passes = layout, 1 + of.tokens, of.tokens
+    def __init__(self, layout: Layout, speculation: Speculation) -> None:
+        self.layout, self.width = layout, 1 + speculation.tokens
+        self.passes = speculation.tokens
         widths = (self.width, *[1] * (self.passes - 1))
-        self.costs = Costs(replace(layout, engine=of.engine(layout.engine)), widths=widths)
+        engine = speculation.engine(layout.engine)
+        self.costs = Costs(replace(layout, engine=engine), widths=widths)
 
     def prompts_of(self, work: Work) -> Work:
         """Return the prompts of a step, without positions to sample from.
 
-        Attention ranks of the drafter have as much of them as those of the model.
+        The attention ranks of the drafter have as many prompt tokens as those of the model.
         """
         ranked = work.rank_prompt if self.layout.plan.attention_data > 1 else None
         prompts = replace(work, decodes=0, logits=0, context=0.0, windowed_context=0.0)
@@ -154,7 +153,7 @@ class RemoteDrafter:
         return draft_tally(_cut_decodes(tally, lambda tokens: -(-tokens // most)), self.passes)
 
     def _piece(self, work: Work) -> tuple[int, Work]:
-        """Return the pieces of drafts or prompts, and the work of the largest one."""
+        """Return the number of pieces of drafts or prompts, and the work of the largest one."""
         pieces = -(-work.tokens // self.layout.token_budget)
         return pieces, work.part(pieces)
 
@@ -176,7 +175,7 @@ class RemoteDrafter:
         return seconds
 
     def _rows(self, part: Work) -> Iterator[tuple[Row, int]]:
-        """Yield the rows of a piece on the drafter's stages, and how often it has them."""
+        """Yield the rows of a piece on the drafter's stages, and how often each of them counts."""
         costs = self.costs
         yield from ((row, 1) for row in costs.body_rows(part.tokens, costs.ranked(part)))
         if part.decodes:
@@ -195,12 +194,8 @@ class RemoteDraftCosts(Costs):
 
     micro_batches: 1 if the drafter waits for the model, and the model for the drafter; 2 if the
     sequences are in two micro-batches that take turns.
-    The drafter computes prompts while the model does.
-    With one micro-batch: max(verify, prompts) + drafts + trip.
-    With two: max(2 stage, 2 (prompts + drafts), max(verify, prompts) + drafts + trip), for
-    half of the sequences each, and no less than twice the time of the longer message. `verify` is
-    the way through all stages of the model, and `stage` is the slowest of them.
-    To the scheduler the model and its drafter are one stage.
+    A step takes as long as the longest of its `paths`. The drafter computes the prompts while the
+    model computes them. The scheduler sees the model and its drafter as one stage.
 
     Left out: the overlap of a step with the next one when prompts join; micro-batches that overlap
     in the stages of a drafter. A single sequence is one micro-batch.
@@ -213,11 +208,8 @@ class RemoteDraftCosts(Costs):
         self.model = Costs(layout)
         self.stages, self.back = 1, 0.0  # the last stage sends what it samples to the drafter
         assert layout.speculation
-        self.remote, self.link, self.micro_batches = (
-            RemoteDrafter(drafter, layout.speculation),
-            link,
-            micro_batches,
-        )
+        self.remote = RemoteDrafter(drafter, layout.speculation)
+        self.link, self.micro_batches = link, micro_batches
         vocabulary = layout.model.vocab_size
         self.bytes_out, self.bytes_back = link.sequence_bytes(layout.width - 1, vocabulary)
 
@@ -235,7 +227,7 @@ class RemoteDraftCosts(Costs):
         choices = paths(micro_batches, work.decodes)
         longest = max(choices, key=times.total)
         seconds, slope = times.total(longest), growth.total(longest)
-        for path in choices:  # one that grows faster may become the longest
+        for path in choices:  # a path that grows faster may become the longest one
             if (faster := growth.total(path) - slope) > 0:
                 holds = min(holds, 1 + int((seconds - times.total(path)) / faster))
         return seconds, slope, holds
@@ -283,7 +275,7 @@ class RemoteDraftCosts(Costs):
         return times, StepParts(verify=growth, stage=slope, drafts=more), min(holds, steps)
 
     def _verified(self, part: Work) -> tuple[tuple[Seconds, Seconds], tuple[Seconds, Seconds], int]:
-        """Return the times of all stages and of the slowest one, what each step adds, and holds."""
+        """Return the times of all stages and of the slowest, what a step adds, and for how many."""
         if self.model.stages == 1:
             time, growth, holds = self.model.line(part)
             return (time, time), (growth, growth), holds
@@ -311,7 +303,7 @@ class RemoteDraftCosts(Costs):
     def tallies(self, tally: Tally) -> tuple[Tally, Tally]:
         """Return the tallies of the model and of the drafter, with a step for each micro-batch.
 
-        Assumed: steps with at least the tokens of two sequences are cut, also prompts alone.
+        Assumed: all steps with at least the tokens of two sequences are cut, also prompts alone.
         """
         fewest = self.micro_batches * self.layout.width
         model = _cut_decodes(tally, lambda tokens: self.micro_batches if tokens >= fewest else 1)

@@ -125,8 +125,8 @@ class StepRows:
 
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield all contributions to a step except the hops from stage to stage."""
-        step = self.size(work)
-        yield from self.body_rows(*step, self.sampled.take(step) if self.sampled else ())
+        size = self.size(work)
+        yield from self.body_rows(*size, self.sampled.take(size) if self.sampled else ())
         yield from self.sampling_rows(work.logits, work.decodes + work.chunks, work.decodes)
         for kind in self.kinds:
             if work.decodes:
@@ -138,7 +138,7 @@ class StepRows:
         """Yield the rows that depend on tokens alone: blocks, collectives, the overhead of a step.
 
         ranked: tokens of the fullest rank.
-        load: that experts have in this step; () for what is expected.
+        load: the drawn load of the experts in this step; () for the expected one.
         Left out: the head, and attention.
         """
         drawn = dict(zip(self.routed, load, strict=False))
@@ -146,7 +146,7 @@ class StepRows:
             if block.kind != "head":
                 rows = [*self._block_rows(block, cost, tokens, ranked, drawn.get(block))]
                 yield from rows
-                alone = 0.0, 0.0  # a block without experts has nothing that its computing hides
+                alone = 0.0, 0.0  # only experts have messages that computing hides
                 if block.experts:
                     alone = sum(row.seconds for row in rows), sum(row.ideal for row in rows)
                 for stage, repeats in cost.by_group.items():

@@ -14,9 +14,9 @@ class ShardCollectives(Collectives):
 
     With a copy for each shard, a token comes to one chip of the shard, and the chips gather all
     tokens. Then they sum the results, and one chip sends each result back. This reduce-scatter
-    takes as long as an all-gather. Both are the last part of dispatch and the first of combine, of
-    which `overlap` of the engine hides a share. With one copy of a token this is an all-reduce over
-    the stage, as without pools.
+    takes as long as an all-gather. The gather ends the dispatch, and the sum begins the combine, so
+    the engine's `overlap` hides a share of both. With one copy of a token this is an all-reduce
+    over the stage, as without pools.
     """
 
     def __init__(self, layout: Layout, transfer: LayerTransfer) -> None:

@@ -33,18 +33,19 @@ class DraftPlan(Value):
         "default: those of the plan.",
     )
     weights: PrecisionField | None = Field(
-        default=None, description="Precision of its weights; default: that of the plan."
+        default=None, description="Precision of the drafter's weights; default: that of the plan."
     )
     activations: PrecisionField | None = Field(
         default=None,
-        description="Precision of what is multiplied by them; default: that of the plan.",
+        description="Precision of what the drafter's weights are multiplied by; default: that of "
+        "the plan.",
     )
     kv: PrecisionField | None = Field(
-        default=None, description="Precision of its KV cache; default: that of the plan."
+        default=None, description="Precision of the drafter's KV cache; default: that of the plan."
     )
     head: PrecisionField | None = Field(
         default=None,
-        description="Precision of its embedding and head; default: that of the plan.",
+        description="Precision of the drafter's embedding and head; default: that of the plan.",
     )
 
     def on(self, plan: ResolvedPlan, model: Model) -> ResolvedPlan:

@@ -36,7 +36,7 @@ class Step(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The parts of a step beside its `body`, which depends on the number of tokens alone.
+    """The parts of a step in addition to its `body`, which depends on the number of tokens alone.
 
     sampling: what the last stage adds for the head and the sequences [s].
     attention, growth: by kind of attention, one layer's time, and what each further step adds [s].
@@ -131,12 +131,12 @@ class Costs(StepRows):
     def drawn_steps(self, work: Work, steps: int) -> Array:
         """Return float[step]: the seconds of coming steps whose experts are drawn.
 
-        They are at most `steps` identical steps of a layout of one stage, for which the growth
-        holds, and fewer where fewer are drawn.  No step takes its draws yet (`ExpertDraws.take`).
+        They are at most `steps` steps on one stage, and fewer if the growth does not hold for so
+        many or fewer are drawn. Their draws do not count as taken yet (`ExpertDraws.take`).
         """
         assert self.sampled
         parts, size = self.parts(work), self.size(work)
-        draws = islice(self.sampled.next(size), min(steps, parts.holds))
+        draws = islice(self.sampled.coming(size), min(steps, parts.holds))
         bodies = np.array([self.body_with(*size, load).item() for load in draws])
         times, growing = bodies + parts.sampling, np.arange(len(bodies))
         for layers, now, more in zip(
@@ -179,7 +179,7 @@ class Costs(StepRows):
         return self.body_with(tokens, ranked, load)
 
     def body_with(self, tokens: int, ranked: int, load: DrawnLoad) -> Array:
-        """Return `body` with a drawn load of the experts; () for what is expected."""
+        """Return `body` with a drawn load of the experts; () for the expected one."""
         key = tokens, ranked, load
         if key not in self._body:
             self._body[key] = _total(self.body_rows(*key), self.stages)

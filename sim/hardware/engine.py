@@ -55,24 +55,27 @@ class Host(Value):
         default=0.0, description="Time that client, HTTP and tokenizer add to a TTFT [s]."
     )
     prompt_token: Seconds = Field(
-        default=0.0, description="Time that they add for each token of the prompt [s]."
+        default=0.0,
+        description="Time that client, HTTP and tokenizer add for each token of the prompt [s].",
     )
     layer_launch: Launch | None = Field(
         default=None, description="In place of the engine's `layer_launch`; default: the engine's."
     )
     block_kernels: KernelsField | None = Field(
         default=None,
-        description="In place of the engine's `block_kernels`, as its servers set them; default: "
+        description="Block kernels that these servers set, in place of the engine's; default: "
         "the engine's.",
     )
     busy_request: Seconds = Field(
         default=0.0, description="Time for which a request keeps the front end busy [s]."
     )
     busy_prompt_token: Seconds = Field(
-        default=0.0, description="Time for which each token of the prompt does so [s]."
+        default=0.0,
+        description="Time for which each token of the prompt keeps the front end busy [s].",
     )
     busy_token: Seconds = Field(
-        default=0.0, description="Time for which each token of the answer does so [s]."
+        default=0.0,
+        description="Time for which each token of the answer keeps the front end busy [s].",
     )
 
 
@@ -80,8 +83,10 @@ class SmallChip(Value):
     """The default limits of an engine on chips with little memory."""
 
     below: Bytes = Field(description="Memory of a chip below which these limits hold [B].")
-    max_sequences: Count = Field(description="Most sequences that run at once there.")
-    token_budget: Tokens = Field(description="Most tokens of a step of a micro-batch there.")
+    max_sequences: Count = Field(description="Most sequences that run at once on such chips.")
+    token_budget: Tokens = Field(
+        description="Most tokens of a step of a micro-batch on such chips."
+    )
 
 
 class EngineFit(Value):
@@ -251,8 +256,8 @@ class Engine(Sourced):
     )
     limits_per: Literal["rank", "replica"] = Field(
         default="rank",
-        description="Both limits hold for each rank of attention data parallelism, or for the "
-        "replica.",
+        description="Whether both limits hold for each rank of attention data parallelism, or for "
+        "the replica.",
     )
     kv_block: Tokens = Field(
         default=16,

@@ -64,8 +64,8 @@ class ExpertKernel(Value):
     Time: fixed + max(bytes / (memory_efficiency x bandwidth), FLOPs / (compute_efficiency x peak)).
     FLOPs are counted for `more_tokens` more tokens of each expert that is reached: a tile is
     computed as a whole, and a popular expert makes others wait.
-    Weights are padded with zeros to whole tiles, which are read and computed as well: gpt-oss on 8
-    chips has 360 inner columns for each chip, and a kernel with tiles of 256 takes 512.
+    Weights are padded with zeros to whole tiles, and the zeros are read and computed as well. On 8
+    chips gpt-oss has 360 inner columns for each chip, and a kernel with tiles of 256 takes 512.
     Left out: the memory that padding takes.
     """
 
@@ -76,8 +76,8 @@ class ExpertKernel(Value):
     compute_efficiency: Fraction = Field(description="Share of the peak rate, 0 to 1.")
     more_tokens: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0.0,
-        description="Tokens of each expert that are computed as well as its own, in partly filled "
-        "tiles.",
+        description="Tokens that partly filled tiles compute for each expert, in addition to its "
+        "own.",
     )
     hidden_tile: Count = Field(
         default=1, description="The hidden size is padded to a multiple of this."
@@ -124,7 +124,8 @@ class PrefillKernel(Value):
     )
     more_positions: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0.0,
-        description="Positions counted for each token as well as those that it attends to.",
+        description="Positions that are computed for each token, in addition to those that it "
+        "attends to.",
     )
 
 

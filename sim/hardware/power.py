@@ -41,7 +41,7 @@ class Server(Value):
     power: Watts = Field(description="Power that the surroundings of these chips always draw [W].")
     maximum: Watts | None = Field(
         default=None,
-        description="Power that the surroundings are provided with, for hosting [W]; default: "
+        description="Power that hosting provides for the surroundings, and charges [W]; default: "
         "that of `power`.",
     )
     price: Dollars = Field(description="Price of the surroundings of these chips [USD].")

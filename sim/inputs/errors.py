@@ -1,4 +1,4 @@
-"""Errors that the user can mend, and how they quote what the file says.
+"""Errors that the user can correct, and how they quote what the file says.
 
 Each is one line: `file:line: key: got X; expected Y; try Z`.
 """
@@ -35,7 +35,7 @@ _EXPECTED = {
 
 
 class UserError(Exception):
-    """An error that the user can mend: one line on stderr and exit status 2."""
+    """An error that the user can correct: one line on stderr and exit status 2."""
 
 
 class ScenarioError(UserError):

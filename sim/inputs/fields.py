@@ -295,7 +295,7 @@ def _import(module_name: str, path: Path) -> ModuleType:
 
 
 def own_code_error(error: BaseException) -> str | None:
-    """Return the message for an error in a user's module, with the module's last line on its way.
+    """Return the message for an error in a user's module, with the last line of it that ran.
 
     None if it passed through none, so that it is no error of the user's code.
     """
@@ -305,7 +305,7 @@ def own_code_error(error: BaseException) -> str | None:
         return None
     text = " ".join(str(error).splitlines())
     place = f"{shorten(Path(own[-1].filename))}:{own[-1].lineno}"
-    return f"{place}: got {type(error).__name__}: {text}; try to mend this line"
+    return f"{place}: got {type(error).__name__}: {text}; try correcting this line"
 
 
 def _where(text: str) -> str:

@@ -24,8 +24,8 @@ RECURRENCE_NEEDS = {
 }
 # Words in the names of modules that the simulator leaves out, or never counts as quantized.
 OTHER_MODULES = re.compile(r"vision|visual|image|audio|projector|mtp|nextn|router|gate(?!_)")
-# Classes with experts whose layers are dense if the file has none, because they ask for a number
-# above 0. All others make mixtures without an expert, which fail. Source: transformers, modeling_*.
+# Classes whose layers are dense if the file has 0 experts. All other classes with experts make
+# mixtures of 0 experts, which fail when they run. Source: transformers, modeling_*.
 ZERO_IS_DENSE = frozenset(
     ("granitemoehybrid", "jamba", "qwen2_moe", "qwen3_moe", "qwen3_next", "qwen3_vl_moe_text")
 )
@@ -77,7 +77,7 @@ def check_experts(config: "ModelConfig") -> None:
         some = config.model_copy(update={"num_local_experts": 1})
         if any(some.has_experts(layer) for layer in range(config.num_hidden_layers)):
             expected = f"expected 1 or more, since layers of {config.model_type} have experts"
-            hint = "try a number of dense layers, such as first_k_dense_replace, or another class"
+            hint = "try more dense layers, such as with first_k_dense_replace, or another class"
             reason = f"num_local_experts: got 0; {expected}; {hint}"
             raise error_at_key(("num_local_experts",), reason)
     if (config.num_local_experts or config.num_experts_per_tok) < config.num_experts_per_tok:
@@ -107,10 +107,10 @@ def check_mlps(config: "ModelConfig") -> None:
 
 
 def check_targets(quantization: "Quantization", names: Collection[str]) -> None:
-    """Raise the error of a group of matrices whose names no matrix has.
+    """Raise the error of a quantization group that names no matrix of the model.
 
-    names: of the model's matrices.
-    Left out: groups of modules that the model leaves out, such as vision towers and routers.
+    names: of all matrices.
+    Left out: groups of modules that the simulator leaves out, such as vision towers and routers.
     """
     for key, targets in quantization.targets:
         left_out = all(OTHER_MODULES.search(target) for target in targets.texts)

@@ -78,7 +78,7 @@ class MixerKeys(DecoderKeys):
     )
     sliding_window_pattern: Count | WindowLetters | None = Field(
         default=None,
-        description="Every so many layers one attends to all positions, or letters L and G; "
+        description="One layer in this many attends to all positions, or letters L and G; "
         "default: that of the family.",
     )
     attention_chunk_size: Count | None = Field(
@@ -88,10 +88,10 @@ class MixerKeys(DecoderKeys):
         default=None, description="Kind of each layer; default: that of the family."
     )
     full_attention_interval: Count = Field(
-        default=4, description="Every so many layers one has attention, in Qwen3-Next."
+        default=4, description="One layer in this many has attention, in Qwen3-Next."
     )
     attn_layer_period: Count = Field(
-        default=8, description="Every so many layers one has attention, in Jamba."
+        default=8, description="One layer in this many has attention, in Jamba."
     )
     attn_layer_offset: Whole = Field(
         default=4, description="The first layer with attention, in Jamba."
@@ -166,7 +166,7 @@ class MixerKeys(DecoderKeys):
     index_n_heads: Count = Field(default=64, description="Heads of the indexer of a layer.")
     index_head_dim: Count = Field(default=128, description="Width of a key of the indexer.")
     index_topk_freq: Count = Field(
-        default=1, description="Every so many layers one has an indexer, in GLM-5."
+        default=1, description="One layer in this many has an indexer, in GLM-5."
     )
     index_skip_topk_offset: Whole = Field(
         default=2, description="First layers that all have an indexer, in GLM-5."
@@ -252,7 +252,7 @@ class ConfigKeys(MixerKeys):
         default=0, description="Number of first layers without experts."
     )
     moe_layer_freq: Count = Field(
-        default=1, description="Every so many layers one has experts, from layer 0."
+        default=1, description="One layer in this many has experts, from layer 0."
     )
     n_group: Count | None = Field(
         default=None, description="Groups of routed experts; default: one."
@@ -261,13 +261,13 @@ class ConfigKeys(MixerKeys):
         default=None, description="Groups among which a token's experts are chosen; default: all."
     )
     decoder_sparse_step: Count = Field(
-        default=1, description="Every so many layers one has experts, in Qwen."
+        default=1, description="One layer in this many has experts, in Qwen."
     )
     interleave_moe_layer_step: Count = Field(
-        default=1, description="Every so many layers one has experts, in Llama 4."
+        default=1, description="One layer in this many has experts, in Llama 4."
     )
     expert_layer_period: Count = Field(
-        default=1, description="Every so many layers one has experts, in Jamba."
+        default=1, description="One layer in this many has experts, in Jamba."
     )
     expert_layer_offset: Whole = Field(
         default=0, description="The first layer with experts, in Jamba."

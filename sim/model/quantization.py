@@ -34,7 +34,7 @@ class NamePatterns(NamedTuple):
     """Names, globs and regular expressions (`re:...`) of modules.
 
     A name also stands for the modules in it. Names may start with `language_model`.
-    texts: as the file has them.
+    texts: the names as they stand in the file.
     """
 
     patterns: tuple[re.Pattern[str], ...] = ()
@@ -73,7 +73,7 @@ class Quantization:
     kept: matrices that keep `own`.
     quantizes_head, quantizes_table: whether groups hold the output head and the embedding.
     activations, kv: precisions of activations and KV cache; None: the config's own.
-    targets: the names of each group that only names modules, and their key.
+    targets: the key and the names of each group that lists modules by name.
     """
 
     own: NumberFormat

@@ -57,7 +57,7 @@ class Faults(Sourced):
     """
 
     chip: Failures | None = Field(
-        default=None, description="Failures of one chip, which put out its node; default: none."
+        default=None, description="Failures of one chip, which take its node down; default: none."
     )
     node: Failures | None = Field(
         default=None, description="Failures of one node, besides those of its chips; default: none."

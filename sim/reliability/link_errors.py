@@ -25,7 +25,7 @@ class LinkErrors(Sourced):
     succeeds.  Its tokens come with the last repeat.
 
     Left out: other steps in flight, which continue; bits on cables that belong to no message;
-    undetected errors; messages of a drafter, whose drafts are verified.
+    undetected errors; a drafter's messages, because all drafts are verified.
     """
 
     bit_error_rate: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
@@ -67,12 +67,12 @@ class LinkErrors(Sourced):
 class LinkErrorSampler:
     """The steps of a replica that fail from link errors.
 
-    Steps fail independently of each other.  So of equal steps, those before the next one that fails
-    have a geometric distribution, and one draw decides about all of them.
-    Equal steps have a stream of their own, so the n-th of them meets equal luck in equal systems.
+    Steps fail independently of each other. So the number of steps of one size before the next one
+    that fails has a geometric distribution. One draw decides about all of them.
+    Steps of one size have a random stream, so the n-th of them meets equal luck in equal systems.
+    A size is the tokens of a step, and those of its fullest rank.
 
-    seed: of all streams.
-    good: by tokens of a step and of its fullest rank, the steps before the next one that fails.
+    seed: of all streams. good: by size, the steps before the next one that fails.
     """
 
     def __init__(self, errors: LinkErrors, costs: Costs, seed: Sequence[int]) -> None:
@@ -80,25 +80,22 @@ class LinkErrorSampler:
         self.streams: dict[tuple[int, int], tuple[np.random.Generator, float]] = {}
         self.good: dict[tuple[int, int], int] = {}
 
-    def good_steps(self, step: tuple[int, int]) -> int:
-        """Return the coming steps before one that fails.
+    def good_steps(self, size: tuple[int, int]) -> int:
+        """Return the number of coming steps of a size before one that fails."""
+        if size not in self.good:
+            if size not in self.streams:
+                probability = self.errors.step_error_probability(self.costs, size[0])
+                self.streams[size] = np.random.default_rng([*self.seed, *size]), probability
+            stream, probability = self.streams[size]
+            self.good[size] = int(stream.geometric(probability)) - 1 if probability else FOREVER
+        return self.good[size]
 
-        step: its tokens, and those of its fullest rank.
-        """
-        if step not in self.good:
-            if step not in self.streams:
-                probability = self.errors.step_error_probability(self.costs, step[0])
-                self.streams[step] = np.random.default_rng([*self.seed, *step]), probability
-            stream, probability = self.streams[step]
-            self.good[step] = int(stream.geometric(probability)) - 1 if probability else FOREVER
-        return self.good[step]
-
-    def count(self, step: tuple[int, int], steps: int) -> None:
-        """Count steps that are made: the good ones, and perhaps the one that fails after them."""
-        self.good[step] = left = self.good_steps(step) - steps
+    def count(self, size: tuple[int, int], steps: int) -> None:
+        """Count steps that are made: good ones, and perhaps the one that fails after them."""
+        self.good[size] = left = self.good_steps(size) - steps
         if left < 0:
-            assert left == -1, "a step after one that fails is another draw's"
-            del self.good[step]
+            assert left == -1, "steps after one that fails need another draw"
+            del self.good[size]
 
 
 def expected_retries(errors: LinkErrors, costs: Costs, tally: Tally) -> float:

@@ -79,7 +79,7 @@ function front(rows, x, y) {
   });
 }
 
-// A line joins the points that differ in one key only: the one with the most values. Null parts the lines.
+// A line joins the points that differ in one key only: the key with the most values. A null ends a line.
 const variety = (key) => new Set(data.rows.map((row) => text(row.at[key]))).size;
 const along = keys.reduce((a, b) => (variety(b) > variety(a) ? b : a), keys[0]);
 function lines(rows) {
@@ -106,7 +106,7 @@ function hover(row, x, y) {
   return [`<b>${plain(data.systems[row.system].label)}</b>`, ...lines.map(plain), plain(swept(row)).replace(/&lt;br>/g, "<br>"), plain(row.verdict)].join("<br>");
 }
 
-// Ticks at 1, 2 and 5 of each decade, with their whole numbers; over many decades, at 1 only.
+// Ticks at 1, 2 and 5 of each decade, or at 1 alone over more than three decades.
 function logTicks(values) {
   const steps = Math.max(...values) > 1000 * Math.min(...values) ? [1] : [1, 2, 5];
   const ticks = Array.from({ length: 30 }, (_, place) => place - 12).flatMap((power) => steps.map((step) => Number(`${step}e${power}`)));
@@ -187,7 +187,7 @@ function cells(kind, texts) {
   return row;
 }
 function none(label) {
-  const row = cells("td", [label, "no shown point is so fast"]);
+  const row = cells("td", [label, "no shown point is this fast"]);
   row.cells[1].colSpan = keys.length + COLUMNS.length;
   row.className = "none";
   return row;

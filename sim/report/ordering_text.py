@@ -1,4 +1,4 @@
-"""The order of a run's systems in sentences: ratios with bands, and what the order hangs on.
+"""The order of a run's systems in sentences: ratios with bands, and what the order depends on.
 
 order_lines(summary)  # nothing unless the scenario has `order_by`
 """
@@ -8,23 +8,25 @@ from sim.results.labels import system_labels
 from sim.results.ordering import OrderKey
 from sim.results.summary import RunSummary
 
-GIVEN: dict[OrderKey, str] = {
-    "joules": "token/s per MW",
-    "usd": "tokens per dollar",
-    "tpot": "token/s of a user",
+# The measure, of which more is better, and the cost from which it follows.
+ORDER_WORDS: dict[OrderKey, tuple[str, str]] = {
+    "joules": ("token/s per MW", "joules"),
+    "usd": ("tokens per dollar", "dollars"),
+    "tpot": ("token/s of a user", "TPOT"),
 }
 
 
 def order_lines(summary: RunSummary) -> list[str]:
-    """Return the systems with the best first, which may change places, and why."""
+    """Return the systems, the best first, which of them may change places, and why."""
     order = summary.order
     if order is None:
         return []
     labels = system_labels(summary.identities)
+    measure, known = ORDER_WORDS[order.by]
     reference = next(name for name in summary.systems if name in order.systems)
     lines = [
-        f"In the order of {GIVEN[order.by]}, over {labels[reference]} (in brackets the band of all "
-        "uncertain numbers, if independent; decoding alone, without waiting):"
+        f"Order by {measure}, relative to {labels[reference]} (in brackets: the band of all "
+        "uncertain numbers, taken as independent; decoding alone, without waiting):"
     ]
     for place, (name, system) in enumerate(order.systems.items(), 1):
         band = " to ".join(_times(bound) for bound in system.band)
@@ -32,13 +34,13 @@ def order_lines(summary: RunSummary) -> list[str]:
         lines.append(f"  {place}. {labels[name]}: {_times(system.ratio)} times{band}")
     for better, other in order.open:
         ends = [f"{of.key} at {of.at}" for of in order.hangs_on if of.pair == (better, other)]
-        hangs = f": it hangs on {', '.join(ends)}" if ends else ", by several numbers together"
-        lines.append(f"{labels[better]} and {labels[other]} may change places{hangs}.")
+        how = f". Enough alone: {', '.join(ends)}" if ends else ", by several numbers together"
+        lines.append(f"{labels[better]} and {labels[other]} may change places{how}.")
     if not order.open:
-        lines.append("No neighbours change places within their bands.")
+        lines.append("No neighbours may change places.")
     if order.left_out:
         names = ", ".join(labels[name] for name in order.left_out)
-        lines.append(f"Left out, since {order.by} are not known: {names}.")
+        lines.append(f"Left out, because {known} are not known: {names}.")
     return lines
 
 

@@ -41,7 +41,7 @@ class Gaps:
         self.squares += times * gap * gap
 
     def add_each(self, gaps: NDArray[np.float64], times: int) -> None:
-        """Add `times` gaps of each of some lengths, which are positive. gaps: float[step], s."""
+        """Add each gap `times` times. gaps: float[step], positive, s."""
         bins = np.floor(np.log10(gaps) * BINS_PER_DECADE).astype(np.int64).tolist()
         counts = {place: times * count for place, count in Counter(bins).items()}
         self.join(counts, times * float(gaps.sum()), times * float((gaps * gaps).sum()))

@@ -1,4 +1,4 @@
-"""The order of systems by what their tokens take, with bands: a part of `run --json`.
+"""The order of systems by the cost or time of a token, with bands: a part of `run --json`.
 
 >>> Hinge(key="a: power.idle", value="2", ends=("1", "4"), at="4", pair=("x", "y")).at
 '4'
@@ -15,9 +15,10 @@ OrderKey = Literal["joules", "usd", "tpot"]
 
 @dataclass(frozen=True, kw_only=True)
 class OrderedSystem:
-    """A system's tokens for the same joules, dollars or time, over those of the first one.
+    """The tokens of a system for equal joules, dollars or time, relative to the first system.
 
-    ratio: with the numbers as they are. band: if all uncertain numbers are independent.
+    ratio: with the numbers as they are.
+    band: lowest and highest ratio, if all uncertain numbers are independent.
     """
 
     ratio: float
@@ -41,7 +42,7 @@ class Hinge:
 
 @dataclass(frozen=True, kw_only=True)
 class Ordering:
-    """The systems by what they give for the same joules, dollars or time, the best first.
+    """The systems by their tokens for equal joules, dollars or time, the best first.
 
     open: pairs of neighbours that may change places within their band.
     left_out: systems whose joules or dollars are not known.

@@ -37,7 +37,7 @@ class Saved:
 def save_result(saved: Saved, folder: Path, place: Path | None = None) -> None:
     """Write result.json and requests.parquet into a folder.
 
-    place: the folder that the files are moved to afterwards; None: they stay.
+    place: the folder to which the files are moved afterwards; None: they stay.
     """
     summary = saved.summary
     if origin := summary.origin:
@@ -53,7 +53,7 @@ def save_result(saved: Saved, folder: Path, place: Path | None = None) -> None:
 def _folders_of_files(inputs: Mapping[str, JsonValue], place: Path) -> dict[str, str]:
     """Return the folders of the inputs that name a user's file, relative to a folder, by key.
 
-    These are paths, and names of own code, such as 'my_chips:InMemory'.
+    Such an input is a path, or a name of a user's code, such as 'my_chips:InMemory'.
     """
     folders = {}
     for key, value in dotted_values(inputs, into_lists=True):
@@ -68,7 +68,7 @@ def _folders_of_files(inputs: Mapping[str, JsonValue], place: Path) -> dict[str,
 def inputs_of_result(origin: RunOrigin, folder: Path) -> JsonObject:
     """Return the inputs of a result in a folder, as its scenario had them, with tuples for lists.
 
-    Paths do not depend on the working folder, but for results of earlier versions.
+    Paths do not depend on the working folder, except in results of earlier versions.
     """
     inputs: JsonObject = {key: _frozen(value) for key, value in origin.inputs.items()}
     for key, parent in (origin.folders or {}).items():

@@ -168,8 +168,8 @@ class RunOrigin:
     """The origin of a run in a folder: version, question, inputs and sources.
 
     question: the scenario file's opening comment. inputs: its data. sources: by entry.
-    folders: by dotted key of an input that names a user's file: the folder to which the name is
-        relative, itself relative to the folder of the result. None without such inputs.
+    folders: by dotted key of an input that names a user's file, the folder of that name, relative
+        to the folder of the result. None without such inputs.
     """
 
     version: Annotated[str | None, OMIT_NONE] = None

@@ -13,11 +13,11 @@ from sim.inputs.suggestions import spelling_hint
 from sim.scenario.pools import POOLS
 from sim.scenario.system import MOST_LABEL
 
-HARDWARE = ("chip", "chips", "cluster")  # keys that a label may repeat in words
+HARDWARE = ("chip", "chips", "cluster")  # keys whose values a label may repeat in words
 
 
 def assign_all(document: Document, assignments: Sequence[str]) -> None:
-    """Apply several assignments. The labels of systems with other hardware say so.
+    """Apply several assignments, and add changed hardware to labels, as in '1 H100 (now b200)'.
 
     Raises: ScenarioError as `assign`.
     """
@@ -25,23 +25,36 @@ def assign_all(document: Document, assignments: Sequence[str]) -> None:
     for assignment in assignments:
         assign(document, assignment)
     paths = [tuple(assignment.partition("=")[0].split(".")) for assignment in assignments]
+    for owner, texts in _hardware_changes(before, document.data, paths).items():
+        if texts and (*owner, "label") not in paths:
+            label = _with_suffix(document.data, owner, texts)
+            document.set(f"{dots(owner)}.label={json.dumps(label)}")
+
+
+def _hardware_changes(
+    before: object, after: object, paths: Sequence[KeyPath]
+) -> dict[KeyPath, list[str]]:
+    """Return the new hardware in words, by path of the labelled part of a system that has it."""
     changes = defaultdict[KeyPath, list[str]](list)
     for path in paths:
-        new, was = (base_name(value_at(data, path)) for data in (document.data, before))
-        holder = _labelled(document.data, path)
-        if holder and path[-1] in HARDWARE and new not in (None, was):
-            shown = f"{new} chips" if path[-1] == "chips" else PurePath(str(new)).stem
-            pool = path[len(holder)] if len(path) > len(holder) + 1 else ""
-            changes[holder].append(f"{pool} {shown}".strip())
-    for holder, texts in changes.items():
-        label = str(value_at(document.data, (*holder, "label")))
-        if "{chips}" in label:
-            texts = [text for text in texts if not text.endswith(" chips")]
-        if texts and (*holder, "label") not in paths:
-            suffix = f" (now {', '.join(texts)})"[: MOST_LABEL - 2]
-            room = MOST_LABEL - len(suffix)
-            label = label if len(label) <= room else f"{label[: room - 1].rstrip()}…"
-            document.set(f"{dots(holder)}.label={json.dumps(label + suffix)}")
+        new, was = (base_name(value_at(data, path)) for data in (after, before))
+        owner, key = _labelled(after, path), path[-1]
+        if not owner or key not in HARDWARE or new in (None, was):
+            continue
+        if key == "chips" and "{chips}" in str(value_at(after, (*owner, "label"))):
+            continue  # the label shows the new number by itself
+        text = f"{new} chips" if key == "chips" else PurePath(str(new)).stem
+        pool = path[len(owner)] if len(path) > len(owner) + 1 else ""
+        changes[owner].append(f"{pool} {text}".strip())
+    return changes
+
+
+def _with_suffix(data: object, owner: KeyPath, texts: Sequence[str]) -> str:
+    """Return a label with the changes of its hardware, cut to the longest that is allowed."""
+    label = str(value_at(data, (*owner, "label")))
+    suffix = f" (now {', '.join(texts)})"[: MOST_LABEL - 2]
+    room = MOST_LABEL - len(suffix)
+    return (label if len(label) <= room else f"{label[: room - 1].rstrip()}…") + suffix
 
 
 def _labelled(data: object, path: KeyPath) -> KeyPath:

@@ -183,9 +183,9 @@ def _require_simulated_parts(pool: str, system: System) -> None:
     if pool == "attention":
         if system.speculate and system.speculate.draft.system is not None:
             reason = (
-                "got a drafter on other chips; expected one on the attention pool, since turns "
+                "got a drafter on other chips; expected one on the attention pool, since a third "
             )
-            reason += "of three kinds of chips are not simulated; "
+            reason += "kind of chips is not simulated; "
             path = ("speculate", "draft", "system")
             raise error_at_path(path, None, f"{reason}try leaving system and transfer out")
         if system.faults and (spares := system.faults.spares):

@@ -54,7 +54,8 @@ class PoolCopies(Value):
     decode: Count = Field(default=1, description="Copies of the decode pool's system.")
     search: Literal["capacity"] | None = Field(
         default=None,
-        description="Search for both numbers of copies, by goodput under the SLO; default: given.",
+        description="Search for the copies of both pools, by goodput within the SLO; default: no "
+        "search.",
     )
     chips: Count | None = Field(
         default=None, description="Most chips of both pools together, with `search`."
@@ -94,7 +95,7 @@ class Pools(Shown):
     The availability is the product of both pools' availabilities.
 
     With drafts in the decode pool, the prefill pool computes the drafter's KV cache as well, and
-    it travels with that of the prompt, also if the drafter is on other chips.
+    it travels with that of the prompt, also to a drafter on other chips.
     A pool may be a system of attention and FFN pools, whose attention pool holds the KV cache.
     Left out: a change of layout or precision on the way.
     """

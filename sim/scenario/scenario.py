@@ -125,7 +125,7 @@ class Scenario(Value):
     )
     order_by: OrderKey | None = Field(
         default=None,
-        description="What a token takes, by which `run` also orders the systems of a closed loop, "
+        description="Cost or time of a token, by which `run` orders the systems of a closed loop, "
         "with bands.",
     )
     sweep: SweepField = Field(

@@ -26,16 +26,16 @@ from sim.scenario.placement import Placement
 from sim.serving.replica_config import Outage
 from sim.units import Fraction, brief
 
-PRECISIONS = ("weights", "activations", "kv", "head")  # that a plan may give a drafter
-DRAFTER_PATH = ("speculate", "draft", "system")  # of the keys of a drafter on other chips
+PRECISIONS = ("weights", "activations", "kv", "head")  # keys of a drafter's plan
+DRAFTER_PATH = ("speculate", "draft", "system")  # keys above those of a drafter on other chips
 MOST_DRAFTS = 64  # of a step; the trees of EAGLE-2 have about as many
 
 
 class DraftSystem(Placement):
     """Chips of a drafter that are not those of the model, with their engine and plan.
 
-    Each replica of the model has a replica of the drafter, in `plan.replicas`. Without its drafter
-    a replica makes no step, and keeps its sequences.
+    Each replica of the model has a replica of the drafter (`plan.replicas`). While its drafter is
+    down, a replica of the model makes no step, and keeps its sequences.
     Left out: chip fidelity.
     """
 
@@ -86,7 +86,7 @@ class Draft(Value):
     sequences, so the smaller room of both limits the sequences. Both compute prompts at the same
     time. With `groups: 1` the model waits for drafts, and the drafter for the model. With
     `groups: 2` the drafter works for one half of the sequences while the model verifies the drafts
-    of the other half. A model on several stages has no micro-batches besides these groups.
+    of the other half. A model on several stages has no other micro-batches than these groups.
     """
 
     model: ModelField | None = Field(
@@ -131,10 +131,11 @@ class Draft(Value):
 
 
 class AcceptanceRange(Value):
-    """The lowest and the highest acceptance of drafts that is not published."""
+    """The lowest and the highest acceptance of drafts, where none is published."""
 
     acceptance: Annotated[tuple[Fraction, Fraction] | None, AfterValidator(rising)] = Field(
-        default=None, description="Lowest and highest chance of a draft; default: none."
+        default=None,
+        description="Lowest and highest chance that a draft is accepted; default: none.",
     )
 
 
@@ -167,7 +168,7 @@ class Speculate(Value):
     draft: Draft = Field(default=Draft(), description="The drafter.")
     range: AcceptanceRange = Field(
         default=AcceptanceRange(),
-        description="Range of an acceptance that is one number, for `sensitivity`.",
+        description="Range of `acceptance` if it is one number, for `sensitivity` and `order_by`.",
     )
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ class SplitSearch(Value):
     """
 
     search: Literal["capacity"] = Field(
-        description="Search by goodput under the SLO; the plans of the pools have no degrees then."
+        description="Search by goodput within the SLO; the plans of the pools then have no degrees."
     )
     chips: Count | None = Field(
         default=None, description="Most chips of both pools together; default: no limit."

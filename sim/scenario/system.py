@@ -112,8 +112,8 @@ class System(Placement, Shown):
     )
     routing: Literal["expected", "sampled"] = Field(
         default="expected",
-        description="Tokens to experts: by expected loads, or sampled in each step; a drafter's "
-        "loads are expected.",
+        description="Loads of experts: expected, or sampled in each step; those of drafters are "
+        "expected.",
     )
     policy: BatchingField | None = Field(
         default=None,

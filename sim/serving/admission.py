@@ -59,7 +59,7 @@ class Admission:
         return ""
 
     def is_full(self, request: Request) -> bool:
-        """Return whether a limited queue has no place. A request that fits now needs none."""
+        """Return whether a limited queue has no place for a request that does not fit now."""
         assert self.policies.max_waiting is not None
         if self.queued < self.policies.max_waiting:
             return False

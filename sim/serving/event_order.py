@@ -31,7 +31,7 @@ Callback = Callable[[simpy.Event], None]
 class CallAfter(simpy.Event):
     """A call of functions after `delay` [s], in the order in which such calls are scheduled.
 
-    The event identifies the call: SimPy cannot cancel it, so a caller ignores stale ones.
+    SimPy cannot cancel a call. Callers compare the event that they get, and ignore stale ones.
     """
 
     priority = NORMAL

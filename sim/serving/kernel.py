@@ -31,8 +31,8 @@ FREE, BUSY, WORK, LAYERS = 0, 1, 2, 3
 BODY, HOPS = 0, 1
 FULL = 0
 # Columns of `made`, int[row, column]: the steps made of a row. With link errors or drawn experts,
-# then how many may be made before the caller is asked. With drawn experts, then the rows whose
-# bodies the coming steps have (a ring buffer, in which the place of a step is its number).
+# then how many may be made before one needs a decision. With drawn experts, then the rows that
+# hold the bodies of the coming steps: a ring buffer, in which the place of a step is its number.
 MADE, STOP, DRAWN = 0, 1, 2
 # Columns of `batches`, float[slot, column], s: when a micro-batch returns, when it left the last
 # stage, its clock error, and the sampling time. Then for each kind of attention the time of a step,

@@ -24,7 +24,7 @@ class StepStops:
     """The failures and repairs of an FFN pool or a drafter, without which no step is made.
 
     A step under way begins again with the repair. The replica keeps its sequences.
-    under_way: outages under way, which may overlap.
+    under_way: number of outages under way, which may overlap.
     Left out: the KV cache of a drafter, which is computed again; `lasts` may include that.
     """
 
@@ -51,7 +51,7 @@ class StepStops:
             self.stop()
 
     def stop(self) -> None:
-        """Stop the steps of the replica, which may be a new one."""
+        """Stop the steps of the replica if an outage is under way; a failure replaces replicas."""
         if self.under_way and (replica := self.fleet.replicas[self.number]).up:
             _pausing(replica).pause()
 

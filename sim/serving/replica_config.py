@@ -19,7 +19,7 @@ class Outage(Value):
 
     With `requests: retry` its requests begin again from their prompts on another replica. Without
     another replica they wait for the first that is up again.
-    Each copy of a system in a fleet, or in a pool with `copies`, has its outages, at the same time.
+    Copies of a system in a fleet, or in a pool with `copies`, have its outages at the same time.
     In an attention pool one rank is down, a copy of its weights. An FFN pool is down as a whole.
     While an FFN pool or a drafter on other chips is down, no step is made, and sequences wait.
     """
@@ -40,10 +40,10 @@ class Outage(Value):
 
 @dataclass(frozen=True, slots=True)
 class PoolOutages:
-    """The outages of an attention pool, and of chips that work for all of a replica in each step.
+    """The outages of an attention pool, and of chips that each step of a replica needs.
 
     attention: each is of one rank, whose number is `replica`.
-    other: of an FFN pool as a whole, or of the chips that draft for the replica.
+    other: of an FFN pool as a whole, or of a drafter on other chips.
     """
 
     attention: tuple[Outage, ...] = ()

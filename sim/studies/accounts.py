@@ -192,8 +192,8 @@ def capacity_estimate(
     The load is that of `sim.studies.bound`, which finds it without a simulation.
     unloaded: a single request on each member.  availability: as in `token_costs`.
     With `prefix_caching` a shared prefix is in the cache.
-    Left out: waiting, and that users of a closed loop with equal requests keep step: their prompts
-    are then computed in steps of their own, which no TPOT has.
+    Left out: waiting, and users in step. In a closed loop with equal requests all prompts come
+    together, in steps of their own that no TPOT contains.
     None without an SLO, without a load to vary, of sessions, with a limit of requests in flight, or
     if a mean request misses a limit unloaded.
     """

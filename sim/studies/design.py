@@ -237,7 +237,7 @@ def _best_split_of(
 ) -> dict[str, BestPlan]:
     """Return the best split of the chips of two pools; nothing if none meets the SLO.
 
-    own: capacity with the pools as they are, if that is known.
+    own: the capacity with the pools as they are; None if it is not known.
     """
     best, split, how = own, system, PlanSearch(0, 0, 0.0)
     with suppress(PlanError):  # no other split meets the SLO

@@ -2,12 +2,13 @@
 
     order_of(sim.read("claims/lpx"), "joules").hangs_on
 
-A closed loop's users decode all the time, at the mean context: a closed form, since each uncertain
-number is moved twice. A number of a file that several systems use moves in all of them at once.
+All users of a closed loop decode at the mean context. This is a closed form, because simulations
+of both ends of each uncertain number would take too long. A number of one file moves together in
+all systems that use the file.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -26,7 +27,7 @@ from sim.studies.bound import mean_step, step_times, work_of_a_second
 from sim.studies.uncertain_numbers import UncertainNumber, moved_system, uncertain_numbers
 from sim.units import Seconds
 
-TokenTakes = dict[str, float]  # joules, dollars or seconds of a token, by system
+PerToken = dict[str, float]  # joules, dollars or seconds of a token, by system
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,11 @@ class SharedNumber:
 
 
 def order_of(scenario: Scenario, by: OrderKey) -> Ordering:
-    """Return the order of the systems of a closed loop, its bands, and what it hangs on.
+    """Return the order of the systems of a closed loop, its bands, and what it depends on.
 
-    Ratios are to the first system of the scenario whose cost is known. Deviations of logarithms are
-    added in squares. Numbers at whose end a system does not fit leave it as it is.
+    Ratios are to the first system of the scenario whose cost is known. A band is the root of the
+    sum of squares of the numbers' effects on the logarithm of a ratio, up and down separately.
+    A system that does not fit with a number at an end keeps its cost without the change.
     Left out: prompts, pauses, waiting, and the losses of engines that have no range.
     """
     base = _costs(scenario, by, scenario.systems)
@@ -85,9 +87,9 @@ def _hinge(shared: SharedNumber, end: str, pair: tuple[str, str]) -> Hinge:
 
 
 def _band(
-    base: TokenTakes, moves: list[tuple[SharedNumber, str, TokenTakes]], name: str, other: str
+    base: PerToken, moves: list[tuple[SharedNumber, str, PerToken]], name: str, other: str
 ) -> tuple[float, float]:
-    """Return the least and the most of what one system gives over what another one gives."""
+    """Return the band of a ratio, lowest and highest: tokens of one system over another's."""
     now = math.log(base[other] / base[name])
     down, up = dict[str, float](), dict[str, float]()
     for shared, _, costs in moves:
@@ -100,7 +102,7 @@ def _band(
 
 
 def shared_numbers(scenario: Scenario) -> list[SharedNumber]:
-    """Return the uncertain numbers of all systems, those of one file once."""
+    """Return the uncertain numbers of all systems; a number of a shared file is there once."""
     shared: dict[tuple[object, ...], SharedNumber] = {}
     for name, system in _with_chips(scenario):
         for number in uncertain_numbers(system):
@@ -112,7 +114,7 @@ def shared_numbers(scenario: Scenario) -> list[SharedNumber]:
 
 
 def _with_chips(scenario: Scenario) -> Iterator[tuple[str, System | AttentionFfn]]:
-    """Yield the systems with chips, also those in place; 'pd.prefill' is the one of that pool."""
+    """Yield the systems with chips by name. A pool in place has a name such as 'pd.prefill'."""
     for name, system in scenario.systems.items():
         if isinstance(system, Pools):
             for pool in system.in_place:
@@ -122,7 +124,7 @@ def _with_chips(scenario: Scenario) -> Iterator[tuple[str, System | AttentionFfn
 
 
 def _moved(scenario: Scenario, shared: SharedNumber, end: str) -> tuple[Scenario, list[str]]:
-    """Return the scenario with a number at an end of its range, and the systems that it changes."""
+    """Return the scenario with a number at an end of its range, and the systems that change."""
     systems = dict(scenario.systems)
     for name, keys in shared.keys.items():
         system = scenario.shown(name)
@@ -143,7 +145,7 @@ def _moved(scenario: Scenario, shared: SharedNumber, end: str) -> tuple[Scenario
 
 
 def _own_names(scenario: Scenario, member: str) -> tuple[str, ...]:
-    """Return the names under which a member's numbers are: its own, and that of a named system."""
+    """Return the names that `_with_chips` gives a member: its own, and its pool's named system."""
     if member in scenario.systems:
         return (member,)
     owner, pool = member.rsplit(".", 1)
@@ -152,42 +154,39 @@ def _own_names(scenario: Scenario, member: str) -> tuple[str, ...]:
     return (member, pools.named.get(pool, member))
 
 
-def _costs(scenario: Scenario, by: OrderKey, names: Mapping[str, object] | list[str]) -> TokenTakes:
-    """Return what a token takes on each system. Left out: unknown costs, and what does not fit."""
+def _costs(scenario: Scenario, by: OrderKey, names: Iterable[str]) -> PerToken:
+    """Return the cost of a token on each system that fits and whose cost is known."""
     costs = {}
     for name in names:
         try:
-            taken = token_costs_of(scenario, name)[by]
+            cost = token_costs_of(scenario, name)[by]
         except PlanError:
             continue
-        if taken:
-            costs[name] = taken
+        if cost:
+            costs[name] = cost
     return costs
 
 
 def token_costs_of(scenario: Scenario, name: str) -> dict[OrderKey, float | None]:
     """Return joules, dollars and seconds of a token while all users decode.
 
-    Users are spread evenly over the replicas that decode. Others idle.
+    Users are spread evenly over the replicas that decode. All other replicas idle.
     Raises: PlanError if a model does not fit.
     """
     members = deploy_members(scenario, name)
-    decoding = {own: of for own, of in members.items() if of.pool != "prefill"}
-    users, replicas = (
-        getattr(scenario.workload, "users", 0),
-        sum(of.replicas for of in decoding.values()),
-    )
-    fewest, more = divmod(users, replicas)
-    tallies, rate = {own: Tally() for own in members}, 0.0
-    for own, of in decoding.items():
-        counts = [fewest + (n < more) for n in range(of.replicas)]
-        more = max(0, more - of.replicas)
-        works = {count: _decoding(scenario, of.deployment, count) for count in set(counts) - {0}}
-        for count in counts:
-            if count:
-                tpot, tally = works[count]
-                rate += count / tpot
-                tallies[own] = summed([tallies[own], tally])
+    decoding = {key: member for key, member in members.items() if member.pool != "prefill"}
+    users = getattr(scenario.workload, "users", 0)
+    fewest, more = divmod(users, sum(member.replicas for member in decoding.values()))
+    tallies, rate = {key: Tally() for key in members}, 0.0
+    for key, member in decoding.items():
+        counts = [fewest + (n < more) for n in range(member.replicas)]
+        more = max(0, more - member.replicas)
+        busy = [count for count in counts if count]
+        works = {count: _decoding(scenario, member.deployment, count) for count in set(busy)}
+        for count in busy:
+            tpot, tally = works[count]
+            rate += count / tpot
+            tallies[key] = summed([tallies[key], tally])
     served = ServedTokens(rate, round(rate / scenario.workload.mean_output), 1.0)
     costs = costs_of_work(scenario, members, tallies, 1.0, served, 1.0)
     return {
@@ -198,7 +197,7 @@ def token_costs_of(scenario: Scenario, name: str) -> dict[OrderKey, float | None
 
 
 def _decoding(scenario: Scenario, deployment: Deployment, count: int) -> tuple[Seconds, Tally]:
-    """Return TPOT and the work of a second of a replica on which `count` sequences decode.
+    """Return the TPOT of a replica on which `count` sequences decode, and its work in a second.
 
     Left out: sequences that wait because they do not fit.
     """

@@ -87,8 +87,8 @@ def prefill_point(
     """Return the highest rate of a prefill replica; None if no prompt meets the SLO's TTFT.
 
     A step has one prompt or a part of it, or as many prompts as fill the token budget.
-    cached: tokens of a prompt that are not computed. resident: those that do not travel, because
-    the decode replica has them.
+    cached: tokens of a prompt that are not computed. resident: tokens of a prompt that the decode
+    replica has, so that they do not travel.
     """
     best: PoolPoint | None = None
     computed = max(1.0, prompt - cached)

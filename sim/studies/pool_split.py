@@ -289,7 +289,7 @@ class Splits:
 def best_split(
     scenario: Scenario, name: str, search_capacity: CapacitySearch
 ) -> tuple[AttentionFfn, PlanSearch, SystemCapacity]:
-    """Return the split of a system's limits with the highest goodput, how it was found, and it.
+    """Return the split with the highest goodput in a system's limits, its search, its capacity.
 
     Raises: PlanError if none meets the SLO.
     """
@@ -307,8 +307,8 @@ def best_split(
 def opened(system: AttentionFfn) -> AttentionFfn:
     """Return a system with the sizes of its pools open, within the chips that both have now.
 
-    Chips of one kind may change their pool, unless they are a cluster's. All degrees and the number
-    of micro-batches are searched for.
+    If both pools have chips of one kind and no cluster, chips may change their pool. All degrees
+    and the number of micro-batches are open, too.
     """
     (first, most), (second, others) = (own.hardware[:2] for own in system.pools.values())
     clusters = any(own.cluster for own in system.pools.values())

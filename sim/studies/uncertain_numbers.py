@@ -28,8 +28,8 @@ class UncertainNumber:
     """A number with a range.
 
     of: its file and its key there; systems that use one file share its numbers.
-    value: as it stands in the file, in SI units.  ends: of the range, as written.
-    moved_to: returns the system with the number at a value, written as in a file.
+    value: the number in SI units. ends: of its range, as written.
+    moved_to: returns the system with the number at a value that is written as in a file.
     """
 
     key: str  # such as 'engine.layer_overhead'
@@ -43,7 +43,7 @@ class UncertainNumber:
 def uncertain_numbers(system: Studied) -> Iterator[UncertainNumber]:
     """Yield the numbers with a range of a system's engines, chips and clusters.
 
-    They are those of both its pools, or of a drafter on other chips as well.
+    Numbers of both pools, of links between chips, and of a drafter on other chips are among them.
     """
     if isinstance(system, AttentionFfn):
         for pool in ("attention", "ffn"):
@@ -96,7 +96,10 @@ def _links(system: Studied, link: LayerTransfer | DraftLink, at: str) -> Iterato
 def _of_scenario(
     system: Studied, key: str, value: object, ends: tuple[float, float], unit: str
 ) -> UncertainNumber:
-    """Return a number whose range is in the scenario. Links of two systems may be one link."""
+    """Return a number whose range is in the scenario.
+
+    Numbers of two systems with equal values, ranges and keys count as one number.
+    """
     return UncertainNumber(
         key=key,
         of=("scenario", key.removeprefix("speculate.draft.")),
@@ -114,7 +117,7 @@ def _written(value: float, unit: str) -> str:
 def _is_unused(system: Placement, key: str) -> bool:
     """Return whether a number has no effect on a system.
 
-    These are cables of a chip whose system has others, and overheads that hosts added elsewhere.
+    Unused are the cables of a chip whose system has others, and the overheads of measured hosts.
     """
     other = system.topology or (system.cluster and system.cluster.topology)
     return bool(key.startswith("topology") and other) or key.startswith("hosts")

@@ -50,8 +50,8 @@ HELD = {"fixed": 0.0, "memory_efficiency": 0.8, "compute_efficiency": 0.5}
 HELD |= {"more_tokens": 64.0, "more_positions": 300.0, "latency": 0.0, "latency_per_chip": 0.0}
 # Kernels of a backend whose times stand with others: by backend and key, a part of their name.
 # TensorRT-LLM's servers of 2026 set moe_backend TRTLLM, and its own rows are of DeepGEMM's kernel.
-# InferenceX's servers with vLLM on B200 set FlashInfer's kernel with 8-bit activations; its rows
-# are SGLang's.
+# Kernels that servers of one engine set, and that were timed with another one. InferenceX's servers
+# with vLLM on B200 set FlashInfer's kernel with 8-bit activations, which was timed with SGLang.
 TIMED_ELSEWHERE = {
     ("trtllm", "experts.blackwell.fp8_block"): "flashinfer_trtllm",
     ("vllm", "experts.blackwell.fp4_fp8"): "flashinfer_trtllm",
@@ -197,7 +197,7 @@ def _fit_losses(key: str, rows: list[MeasuredWork], tiles: Mapping[str, int]) ->
 
 
 def _with_tiles(key: str, tiles: Mapping[str, int]) -> Engine:
-    """Return an engine that loses nothing but what the padding of a kernel of experts takes."""
+    """Return an engine whose only loss is the padding of a kernel of experts to whole tiles."""
     if not tiles:
         return read_value(find_entry(NO_ENGINE, "engines"), Engine)
     _, generation, precision = key.split(".")

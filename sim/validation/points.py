@@ -160,7 +160,7 @@ def measured_points(path: Path) -> list[MeasuredPoint]:
 
 
 def _header_error(path: Path, header: list[str]) -> ScenarioError:
-    """Return the error of a header: what it lacks of the kind of table that it resembles most."""
+    """Return the error of a header: the column that the most similar kind of table also needs."""
     columns = max(
         (OWN_COLUMNS, PUBLISHED, SERVING, STEPS, REPLIES, POOLED, HYBRID),
         key=lambda columns: len({*columns} & {*header}) / len(columns),

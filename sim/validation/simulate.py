@@ -33,7 +33,7 @@ MANY_USERS, SHORT_ROUNDS = 50, 3  # of pools: rounds that are simulated with mor
 FULL_ROUNDS = 5  # the same if it is measured from its second round on
 # Tokens of a reply that are simulated at most: its beat and TPOT hardly depend on more.
 REPLY_PROMPT, REPLY_OUTPUT = 512, 64
-HOST_KEYS = ("layer_launch", "block_kernels")  # of an engine, which a host replaces
+HOST_KEYS = ("layer_launch", "block_kernels")  # of an engine; a host may replace them
 _LAST_COSTS: deque[Costs] = deque(maxlen=16)
 
 

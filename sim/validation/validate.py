@@ -117,7 +117,7 @@ def validate_file(
 def _validate_tables(
     paths: Sequence[Path], progress: SetProgress, jobs: int
 ) -> Iterator[ValidationReport]:
-    """Yield the report of each table, after the simulation of all."""
+    """Yield the report of each table, after the points of all tables are simulated."""
     tables = {path: _read_table(path) for path in paths}
     distinct = {path: _distinct(points) for path, (points, _) in tables.items()}
     worth = sum(
@@ -157,10 +157,10 @@ def _distinct(points: Sequence[MeasuredPoint]) -> dict[str, MeasuredPoint]:
 def _alike(
     tables: Mapping[Path, Mapping[str, MeasuredPoint]],
 ) -> dict[tuple[Path, str, str, str], dict[str, MeasuredPoint]]:
-    """Return the points of each table, model, chip and engine, those with most users first.
+    """Return the points in groups of one table, model, chip and engine, the longest group first.
 
-    One process simulates them, because their costs have much in common (`sharing_costs`). The
-    largest groups begin first, so that no process waits long for the last group of another one.
+    One process simulates a group, because its costs have much in common (`sharing_costs`). The
+    group with the most users begins first, so that no process waits long for the last one.
     """
     groups: dict[tuple[Path, str, str, str], dict[str, MeasuredPoint]] = {}
     for path, points in tables.items():

@@ -235,7 +235,8 @@ class Gamma(_OpenLoop):
     """
 
     burstiness: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = Field(
-        description="Shape of the gaps: 1 is Poisson, less comes in bursts, more is more even."
+        description="Shape of the gaps: 1 for Poisson arrivals, below 1 for bursts, above 1 for "
+        "even gaps."
     )
 
     def arrivals(self, stream: np.random.Generator) -> np.ndarray:

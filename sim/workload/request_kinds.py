@@ -66,8 +66,8 @@ class WithLengths(Value):
     )
     lengths: LengthsField | None = Field(
         default=None,
-        description="Lengths of both by the name of a preset, such as chat; `prompt` or `output` "
-        "replaces one of them.",
+        description="Lengths of prompts and outputs, or a preset such as chat; `prompt` or "
+        "`output` replaces its part.",
     )
 
     @property

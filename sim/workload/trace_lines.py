@@ -100,7 +100,7 @@ def _trace(rows: list[tuple[str, JsonObject]], known: Lines, block: int | None) 
         time = starts.get(session, 0.0)  # of a turn that has a pause instead
         if row.get(TIME) is not None or session not in starts:
             time = time_number(row.get(TIME), f"{where}: {TIME}", known.unit)
-        else:  # the pauses of turns without an answer add up
+        else:  # the next turn also waits for the pauses of turns without an answer
             pause = skipped.pop(session, 0.0) + _pause(row, where)
             row = {**row, DELAY: pause} if pause else row
             if session not in answered:

@@ -176,7 +176,7 @@ def test_the_nth_equal_step_has_the_nth_draw_of_its_stream():
         while len(loads) < 200:
             if others:
                 draws.take((3, 3), others)
-            loads += [draws.next((5, 5))[0]]
+            loads += [draws.coming((5, 5))[0]]
             loads[-1:] = [draws.take((5, 5)) for _ in range(together)]
         return loads[:200]
 

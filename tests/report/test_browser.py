@@ -418,7 +418,7 @@ def test_the_front_and_the_table_hold_the_best_points(browser: Browser, explored
     browser.value(f"byId('speed').value = {speeds[-1] - 1e-6}; table()")
     cells = "[...byId('best').tBodies[0].rows].map(row => row.cells[1].textContent)"
     # Only one system is so fast, with one user.
-    assert sorted(browser.value(cells)) == ["1", "no shown point is so fast"]
+    assert sorted(browser.value(cells)) == ["1", "no shown point is this fast"]
     browser.value("byId('speed').value = 0; table()")
     assert browser.value(cells) == ["16", "16"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sim.serving.event_order import call_urgently
+from sim.serving.event_order import CallUrgently
 from sim.serving.front_end import FrontEnd, FrontEndTimes
 from sim.serving.policy import DEFAULT
 from sim.serving.replica_config import ReplicaConfig
@@ -34,6 +34,6 @@ def test_tokens_so_far_are_those_of_the_tallies(make_deployment, chips):
         assert made[-1] == pytest.approx(tallied)
 
     for at in np.linspace(1e-6, 2e-3, 40):
-        call_urgently(service.env, at, compare)
+        CallUrgently(service.env, at, compare)
     service.run()
     assert 0 < made[10] < made[20] < made[-1] <= outputs.sum()

@@ -115,11 +115,12 @@ def test_a_hinge_reverses_its_pair(tmp_path):
 
 def test_the_screen_says_the_order(result):
     lines = "\n".join(order_lines(result.summary))
-    assert "In the order of token/s per MW, over two" in lines
+    assert "Order by token/s per MW, relative to two" in lines
     for place, name in enumerate(result.order.systems, 1):
         assert f"  {place}. {name}: " in lines
     first, second = result.order.open[0]
     assert f"{first} and {second} may change places" in lines
+    assert "may change places. Enough alone: " in lines
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_an_error_in_the_users_code_is_one_line_of_a_sweep(tmp_path, sramsim, mo
     for jobs in (1, 2):
         (error,) = set(sim.sweep(scenario, over=rates, jobs=jobs).table["error"])
         assert error == (
-            "mine.py:2: got ZeroDivisionError: division by zero; try to mend this line"
+            "mine.py:2: got ZeroDivisionError: division by zero; try correcting this line"
         )
 
 

@@ -48,7 +48,7 @@ def _between_failures(
     costs: Costs,
     tally: Tally,
 ) -> Executor:
-    """Return an executor of both pools, or of a model and its drafter, which are one stage."""
+    """Return an executor of one stage: attention and FFN pools, or a model and its drafter."""
     if config.machine:
         executor: Executor = ChipExecutor(env, config.machine(env, config.number), gaps)
     else:

@@ -258,7 +258,7 @@ class CompiledPipelineExecutor(Executor):
             state.take_back_gap(slot)
             if batch_step:
                 self.interrupted[batch_step] = int(state.counts[slot, kernel.DONE]) - part
-        state.table.tell_all()
+        state.table.count_all()
         self.flush()
 
     def stop(self) -> None:

@@ -12,7 +12,6 @@ from sim.results.histogram import Gaps
 from sim.serving.event_order import CallAtReturn
 from sim.serving.executors.executor import BatchStep
 from sim.serving.executors.fast_forward import FastForwardExecutor
-from sim.serving.policy import Request
 from sim.units import Seconds
 
 
@@ -41,18 +40,10 @@ class DrawnStepsExecutor(FastForwardExecutor):
     def seconds_of(self, step: int) -> Seconds:
         return float(self.seconds[step])
 
-    def interrupt(self, request: Request | None = None) -> None:
-        """Make the step under way the last: the first step that ends now or later."""
-        batch_step, now = self.batch_step, self.env.now
-        if batch_step is None:
-            return
-        steps = 1 + bisect_left(
-            range(1, batch_step.steps), now, key=lambda made: self.start + self.duration_of(made)
-        )
-        if steps < batch_step.steps:
-            batch_step.steps, self.duration = steps, self.duration_of(steps)
-            wait = max(0.0, self.duration - (now - self.start))
-            self.timeout = CallAtReturn(self.env, wait, self.back)
+    def steps_to(self, time: Seconds) -> int:
+        assert self.batch_step
+        made = range(1, self.batch_step.steps)
+        return 1 + bisect_left(made, time, key=lambda steps: self.start + self.duration_of(steps))
 
     def count(self, work: Work, steps: int) -> None:
         super().count(work, steps)

@@ -121,7 +121,7 @@ class Executor:
     def complete(self, batch_step: BatchStep, attempt: BatchStep, leave: Seconds) -> None:
         """Complete a batch step whose steps another executor has made, as `attempt`.
 
-        That executor has counted the gaps of several steps.
+        Gaps that the other executor counted (`attempt.counted`) are not counted again.
         """
         if batch_step.work.decodes and batch_step.counted and not attempt.counted:
             self.gaps.add(leave - batch_step.last, batch_step.work.decodes)

@@ -46,7 +46,7 @@ class FastForwardExecutor(Executor):
         self.timeout = CallAtReturn(self.env, self.duration, self.back)
 
     def duration_of(self, steps: int) -> Seconds:
-        """Return the time from `start` to the end of so many steps."""
+        """Return the time from `start` to the end of step number `steps`."""
         return self.clock_error + steps * self.first_step + steps * (steps - 1) // 2 * self.growth
 
     def interrupt(self, request: Request | None = None) -> None:
@@ -59,14 +59,11 @@ class FastForwardExecutor(Executor):
             self.shorten(max(1, self.steps_to(time) - 1))
 
     def steps_to(self, time: Seconds) -> int:
-        """Return the number of the first step that ends at a time or later, or of the last one.
-
-        It solves the quadratic of `duration_of`. It rounds, so two loops correct it by comparing
-        with the clock.
-        """
+        """Return the number of the first step that ends at a time or later, or of the last one."""
         assert self.batch_step
         start, most, passed = self.start, self.batch_step.steps, max(0.0, time - self.start)
         slope = self.first_step - self.growth / 2
+        # The root of `duration_of` is rounded. Two loops correct it by comparing with the clock.
         steps = int(2 * passed / (slope + math.sqrt(slope * slope + 2 * self.growth * passed)))
         steps = min(max(steps, 1), most)
         while steps > 1 and start + self.duration_of(steps - 1) >= time:
@@ -76,7 +73,7 @@ class FastForwardExecutor(Executor):
         return steps
 
     def shorten(self, steps: int) -> None:
-        """Make so many steps, if the batch step has more."""
+        """Make only `steps` steps, if the batch step has more."""
         assert self.batch_step
         if steps < self.batch_step.steps:
             self.batch_step.steps, self.duration = steps, self.duration_of(steps)
@@ -102,7 +99,7 @@ class FastForwardExecutor(Executor):
         return self.first_step + step * self.growth
 
     def count_gaps(self, batch_step: BatchStep, steps: int) -> None:
-        """Count the gaps before the tokens of so many steps."""
+        """Count the gaps before the tokens of the first `steps` steps."""
         decodes = batch_step.work.decodes
         if steps and decodes and batch_step.counted:
             self.gaps.add_linear(self.first_step, self.growth, steps, decodes)

@@ -18,36 +18,36 @@ class KernelRows:
     comes up. Where experts are drawn, further rows hold the bodies of drawn loads.
 
     The compiled code makes the steps of a row until one fails from link errors, or until no draw of
-    experts is left. Then it asks (`good_steps`).
+    experts is left. Then the executor calls `good_steps`.
 
     full: the size of steps that fill the token budget on one rank.
-    luck: whether steps may fail from link errors, or have experts that are drawn.
+    random: whether steps may fail from link errors, or have drawn experts.
     size_of: by row. body_of: rows of bodies, by size and drawn load. used: rows in use.
-    told: by row, the steps of which link errors and draws know.
+    counted: by row, the steps that were counted for link errors and draws.
     """
 
     def __init__(self, costs: Costs, slots: int, budget: int, errors: LinkErrorSampler | None):
         self.costs, self.full, self.errors = costs, (budget, budget), errors
         self.ahead = MOST_TOGETHER if costs.sampled else 0
-        self.luck = errors is not None or costs.sampled is not None
+        self.random = errors is not None or costs.sampled is not None
         self.rows: NDArray[np.float64] = np.zeros((1 + slots, 2, costs.stages))
-        columns = kernel.DRAWN + self.ahead if self.luck else kernel.STOP
+        columns = kernel.DRAWN + self.ahead if self.random else kernel.STOP
         self.made: NDArray[np.int64] = np.zeros((1 + slots, columns), np.int64)
         self.row_of: dict[tuple[int, int], int] = {}
         self.size_of: dict[int, tuple[int, int]] = {}
         self.body_of: dict[tuple[int, int], dict[DrawnLoad, int]] = {}
-        self.told: dict[int, int] = {}
+        self.counted: dict[int, int] = {}
         self.used = 1
 
     def row(self, size: tuple[int, int]) -> int:
         """Return the row of a size, added if it is new."""
         if size not in self.row_of:
             row = kernel.FULL if size == self.full else self.new_row()
-            self.row_of[size], self.size_of[row], self.told[row] = row, size, 0
+            self.row_of[size], self.size_of[row], self.counted[row] = row, size, 0
             if not self.ahead:
                 self.rows[row, kernel.BODY] = self.costs.body(*size)
             self.rows[row, kernel.HOPS] = self.costs.hops(size[1])
-            if self.luck:
+            if self.random:
                 self.look_ahead(row)
         return self.row_of[size]
 
@@ -61,7 +61,7 @@ class KernelRows:
         return row
 
     def body_rows(self, size: tuple[int, int], draws: list[DrawnLoad]) -> list[int]:
-        """Return the rows with the bodies of steps of some size whose experts have drawn loads."""
+        """Return the rows that hold the bodies of steps of one size, for some drawn loads."""
         known = self.body_of.setdefault(size, {})
         for load in set(draws).difference(known):
             known[load] = row = self.new_row()
@@ -70,39 +70,39 @@ class KernelRows:
 
     def good_steps(self, row: int) -> int:
         """Return how many steps of a row may be made before one that fails, or is not drawn yet."""
-        if not self.luck:
+        if not self.random:
             return FOREVER
         made, stop = self.made[row, : kernel.DRAWN].tolist()
         return self.look_ahead(row) if made >= stop else int(stop - made)
 
     def look_ahead(self, row: int) -> int:
-        """Find out how many steps of a row are good, and draw their experts."""
-        self.tell(row)
-        size, made = self.size_of[row], self.told[row]
+        """Return how many coming steps of a row are good, after drawing their experts."""
+        self.count(row)
+        size, made = self.size_of[row], self.counted[row]
         good = self.errors.good_steps(size) if self.errors else FOREVER
         if self.costs.sampled:
-            bodies = self.body_rows(size, self.costs.sampled.next(size))
+            bodies = self.body_rows(size, self.costs.sampled.coming(size))
             places = np.arange(made, made + len(bodies)) % self.ahead
             self.made[row, kernel.DRAWN + places] = bodies
             good = min(good, len(bodies))
         self.made[row, kernel.STOP] = made + good
         return good
 
-    def tell(self, row: int) -> None:
+    def count(self, row: int) -> None:
         """Count the steps that a row has made, for link errors and draws."""
         size, made = self.size_of[row], int(self.made[row, kernel.MADE])
-        if steps := made - self.told[row]:
+        if steps := made - self.counted[row]:
             if self.errors:
                 self.errors.count(size, steps)
             if self.costs.sampled:
                 self.costs.sampled.take(size, steps)
-        self.told[row] = made
+        self.counted[row] = made
 
-    def tell_all(self) -> None:
+    def count_all(self) -> None:
         """Count the steps of all rows, for an executor that comes after this one."""
-        if self.luck:
+        if self.random:
             for row in self.size_of:
-                self.tell(row)
+                self.count(row)
 
     def add_to(self, tally: Tally) -> None:
         """Add the steps that the compiled code made to a tally."""

@@ -113,14 +113,14 @@ class KernelState:
         sampling, seconds, growth = parts.sampling, tuple(parts.attention), tuple(parts.growth)
         times = sampling, seconds, growth, self.stages, self.table.rows, self.table.made
         kernel.join(slot, now, clock_error, numbers, *times, *self.state)
-        self.table.good_steps(row)  # looks ahead if this step fails
+        self.table.good_steps(row)  # draws again if this step is the last good one
 
     def fails(self, head: Head, chunk: int) -> bool:
         """Return whether the next step of a micro-batch that returns fails from link errors.
 
         chunk: tokens of the waiting prompt that it computes.
         """
-        if not self.table.luck:
+        if not self.table.random:
             return False
         row = kernel.FULL if chunk > 0 else int(self.counts[head.slot, kernel.ROW])
         return (chunk > 0 or not head.last) and not self.table.good_steps(row)

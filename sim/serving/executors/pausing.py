@@ -26,10 +26,10 @@ class PausingExecutor(Executor):
     their KV cache. The part that was made counts as work.
 
     make: makes the executor that takes steps through the stages.
-    times: of failures and repairs, ascending [s]. Several steps in one event end before the next
-        one. So at most one step is under way at each of these times.
+    times: when failures and repairs come, ascending [s]. Steps that are made in one event end
+        before the next of these times, so at most one step is under way then.
     attempts: by batch step under way, the batch step that is sent to that executor.
-    paused: whether the FFN pool is down.
+    paused: whether an FFN pool or a drafter is down.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class PausingExecutor(Executor):
             self.attempt(batch_step, batch_step.steps)
 
     def attempt(self, batch_step: BatchStep, steps: int = 1) -> None:
-        """Send a batch step to the executor."""
+        """Send a batch step to the executor, which makes `steps` of it at most."""
         over = partial(self.back, batch_step, self.executor)
         counted = batch_step.counted and steps > 1
         attempt = BatchStep(over, batch_step.work, steps, last=batch_step.last, counted=counted)

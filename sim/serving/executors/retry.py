@@ -1,4 +1,4 @@
-"""Steps that fail from link errors are repeated."""
+"""Repeats of steps that fail from link errors."""
 
 from collections import deque
 from collections.abc import Callable
@@ -23,12 +23,12 @@ from sim.units import Seconds
 class RetryExecutor(Executor):
     """An executor that repeats failed steps, from the first stage, on another executor.
 
-    The other one makes the good steps before one that fails, many in one event if it can. The step
-    that fails is sent alone.
+    The other executor makes the good steps before one that fails, many in one event if it can. The
+    step that fails is sent alone.
 
-    executor: the other one, which takes each attempt through the stages.
-    attempts: by batch step that has failed or will fail, what is sent to the other executor.
-    retried: those of which at least one attempt is over.
+    executor: the other executor, which takes each attempt through the stages.
+    attempts: by batch step that has failed or will fail, the batch step that is sent instead.
+    retried: batch steps of which at least one attempt is over.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class RetryExecutor(Executor):
         self.executor.stop()
         super().stop()
 
-    # The other executor does the rest.
+    # Everything else is done by the other executor alone.
 
     def interrupt(self, request: Request | None = None) -> None:
         self.executor.interrupt(request)
