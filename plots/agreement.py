@@ -72,7 +72,7 @@ def draw(rows: Iterable[PointRow]) -> Figure:
                 label=chip,
             )
         errors = [abs(point.error_pct) for point in shown if point.status != "assumed"]
-        middle = f"median error {median(errors):.1f} %" if errors else "none"
+        middle = f"median error {median(errors):.1f}%" if errors else "none"
         assumed = len(shown) - len(errors)
         also = (
             f"\nalso drawn: {assumed} with numbers taken over from a neighbour" if assumed else ""
@@ -103,4 +103,4 @@ def finding(points: Sequence[TimedPoint]) -> str:
         return "Nothing here tests the simulator: engines were fitted to all of it"
     near = mean(1 / 1.25 <= 1 + point.error_pct / 100 <= 1.25 for point in tested)
     half = f"Half of {len(errors)} times that no engine was fitted to"
-    return f"{half} are within {median(errors):.1f} %, {near:.0%} within the grey band"
+    return f"{half} are within {median(errors):.1f}%, {near:.0%} within the grey band"

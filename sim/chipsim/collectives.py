@@ -3,7 +3,7 @@
 A collective ends for all its chips when its last message arrives.  Before that each chip
 continues as soon as its own messages arrive.
 A message whose path is one cable is one event, else one event for each cable.  It takes the next
-cable when its head arrives there (virtual cut-through).
+cable when its head arrives there (virtual cut-through). Messages in lock step share events.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 import simpy
-from simpy.events import Event, Timeout
+from simpy.events import Event
 
 from sim.chipsim.lock_step import LockStep
 from sim.chipsim.network import Bundle, Cable, Network, Onward, Outboxes
@@ -35,14 +35,9 @@ class PendingMessages:
 
 @dataclass(eq=False)
 class CollectiveRun:
-    """A collective of one group: its messages, and the barrier of the run that is under way.
-
-    waits, arrivals: of its chips for latencies, and of their messages.
-    """
+    """A collective of one group: its messages, and the barrier of the run that is under way."""
 
     outboxes: Outboxes
-    waits: LockStep
-    arrivals: LockStep
     barrier: "Barrier | None" = None
     runs: int = 0
     nbytes: float = 0.0  # over all runs
@@ -114,28 +109,28 @@ class Shipment(NamedTuple):
 class Transit:
     """A message on a path of several cables, which takes each when its head arrives there."""
 
-    __slots__ = ("arrived", "env", "segments", "shipment")
+    __slots__ = ("arrived", "segments", "shipment", "waits")
 
     def __init__(
         self,
-        env: simpy.Environment,
+        waits: LockStep,
         segments: tuple[Onward, ...],
         shipment: Shipment,
         arrived: Callable[[object], None],
     ) -> None:
-        self.env, self.segments, self.shipment, self.arrived = env, segments, shipment, arrived
+        self.waits, self.segments, self.shipment, self.arrived = waits, segments, shipment, arrived
 
     def __call__(self, _: object) -> None:
         """Take the next cable: the head is there."""
         (cable, latency, per_byte), *rest = self.segments
         nbytes, owner, label = self.shipment
-        now, hold = self.env.now, nbytes * per_byte
+        now, hold = self.waits.env.now, nbytes * per_byte
         start = cable.take(now, hold, owner, label)
         if rest:
             self.segments = tuple(rest)
-            Timeout(self.env, start - now + latency).callbacks.append(self)
+            self.waits.timeout(start - now + latency).callbacks.append(self)
         else:
-            Timeout(self.env, start - now + latency + hold).callbacks.append(self.arrived)
+            self.waits.timeout(start - now + latency + hold).callbacks.append(self.arrived)
 
 
 class BoundCollective(NamedTuple):
@@ -156,7 +151,7 @@ class Transport:
     """The transport of a replica: sends single messages, executes collectives, counts traffic."""
 
     def __init__(self, env: simpy.Environment, network: Network) -> None:
-        self.env, self.network = env, network
+        self.env, self.network, self.waits = env, network, LockStep(env)
         self.collective_runs: dict[tuple[object, ...], list[CollectiveRun]] = {}
         self.paths: dict[tuple[int, int], tuple[Onward, ...]] = {}
         self.sent: dict[tuple[int, int], tuple[int, float]] = {}  # single messages and their bytes
@@ -166,11 +161,7 @@ class Transport:
         key = (exchange.operation, exchange.groups, exchange.algorithms)
         if key not in self.collective_runs:
             self.collective_runs[key] = [
-                CollectiveRun(
-                    self.network.outboxes(exchange.operation, group, algorithm),
-                    LockStep(self.env),
-                    LockStep(self.env),
-                )
+                CollectiveRun(self.network.outboxes(exchange.operation, group, algorithm))
                 for group, algorithm in zip(exchange.groups, exchange.algorithms, strict=True)
             ]
         nbytes = exchange.nbytes / exchange.efficiency
@@ -192,7 +183,7 @@ class Transport:
             self.sent[key] = (0, 0.0)
         messages, total = self.sent[key]
         self.sent[key] = messages + 1, total + shipment.nbytes
-        Transit(self.env, self.paths[key], shipment, arrived)(None)
+        Transit(self.waits, self.paths[key], shipment, arrived)(None)
 
     def execute(self, chip: int, step: BoundCollective, rank: int) -> SimProcess:
         """Execute a chip's part in a collective of a rank.
@@ -212,7 +203,7 @@ class Transport:
         recording = self.network.recording
         for number, bundles in enumerate(phases):
             if delay := step.latency + step.reduction * (number < adding_phases(len(phases))):
-                yield collective_run.waits.timeout(delay)
+                yield self.waits.timeout(delay)
             now = env.now
             for bundle in bundles:
                 start = (
@@ -225,7 +216,7 @@ class Transport:
                 for cable in bundle.cables:
                     cable.free, cable.owner = until, barrier
                 # One event for messages that leave together and arrive together.
-                arrival = collective_run.arrivals.timeout(until - now + bundle.latency)
+                arrival = self.waits.timeout(until - now + bundle.latency)
                 arrival.callbacks.append(barrier.delivery(number, bundle.targets))
             if number < len(phases) - 1:
                 yield barrier.pending(number, chip).full
@@ -244,11 +235,10 @@ class Transport:
             arrived = barrier.delivery(phase, targets)
             delay = cable.take(now, hold, barrier, label) - now + bundle.latency
             if bundle.onward:
-                Timeout(self.env, delay).callbacks.append(
-                    Transit(self.env, bundle.onward, shipment, arrived)
-                )
+                arrived = Transit(self.waits, bundle.onward, shipment, arrived)
             else:
-                Timeout(self.env, delay + hold).callbacks.append(arrived)
+                delay += hold
+            self.waits.timeout(delay).callbacks.append(arrived)
 
     @property
     def traffic(self) -> Traffic:

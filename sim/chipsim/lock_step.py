@@ -13,22 +13,24 @@ from sim.units import Seconds
 
 
 class LockStep:
-    """The latest wait of a group of chips, whose event is shared by all chips that begin it now.
+    """The waits that begin now, by their seconds. Chips that wait equally long share an event.
 
     With an event for each chip, a simulation would take longer.
     """
 
-    __slots__ = ("began", "env", "event", "seconds")
+    __slots__ = ("began", "env", "events")
 
     def __init__(self, env: simpy.Environment) -> None:
-        self.env, self.began, self.seconds = env, -1.0, 0.0
-        self.event: Timeout
+        self.env, self.began = env, -1.0
+        self.events: dict[Seconds, Timeout] = {}
 
     def timeout(self, seconds: Seconds) -> Timeout:
         """Return the event that ends a wait from now on."""
         now = self.env.now
+        if now != self.began:
+            self.began, self.events = now, {}
         # A wait of 0 s may end at the instant of its beginning. Its event then has no callbacks.
-        if now != self.began or seconds != self.seconds or self.event.callbacks is None:
-            self.began, self.seconds = now, seconds
-            self.event = Timeout(self.env, seconds)
-        return self.event
+        event = self.events.get(seconds)
+        if event is None or event.callbacks is None:
+            event = self.events[seconds] = Timeout(self.env, seconds)
+        return event

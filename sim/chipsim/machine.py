@@ -21,7 +21,6 @@ from simpy.events import Event, Timeout
 
 from sim.chipsim.collectives import BoundCollective, Shipment, SimProcess, Transport
 from sim.chipsim.exceptions import NO_IRREGULARITIES, ChipException, Irregularities
-from sim.chipsim.lock_step import LockStep
 from sim.chipsim.network import TOLERANCE, Network, ScheduleError
 from sim.cost.program import CollectiveOp, ComputeOp, Program, WaitOp, program
 from sim.cost.step import Costs
@@ -115,13 +114,11 @@ class ChipStep:
 class StageOfChips:
     """The chips of a stage, and the steps that wait for them.
 
-    waits: for what they compute.
     current: the step that they work on; None while they wait.
     """
 
     number: int
     coming: Event  # the next step starts; its value is that step
-    waits: LockStep
     current: ChipStep | None = None
     waiting: deque[ChipStep] = field(default_factory=deque)
     at_work: int = 0  # chips that have not finished the current step
@@ -144,9 +141,7 @@ class Machine:
         self.network = Network(layout.topology, irregular.scheduled, irregular.links, recording)
         self.transport = Transport(env, self.network)
         self.busy: NDArray[np.float64] = np.zeros(costs.stages)  # float[stage], s
-        self.stages = [
-            StageOfChips(number, Event(env), LockStep(env)) for number in range(costs.stages)
-        ]
+        self.stages = [StageOfChips(number, Event(env)) for number in range(costs.stages)]
         self.recording = recording
         self.slices: list[TimelineSlice] = []
         self.left: list[Seconds] = []  # when each step left the last stage
@@ -282,7 +277,7 @@ class Machine:
                 start = env.now
                 if isinstance(step, ComputeOp):
                     due += step.seconds
-                    yield stage.waits.timeout(step.seconds * slowness * next(factors))
+                    yield self.transport.waits.timeout(step.seconds * slowness * next(factors))
                 elif isinstance(step, WaitOp):
                     launched = chip_step.began + step.seconds
                     due = max(due, launched)

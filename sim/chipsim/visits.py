@@ -20,7 +20,6 @@ from simpy.events import Event, Timeout
 
 from sim.chipsim.collectives import BoundCollective, SimProcess, Transport
 from sim.chipsim.exceptions import NO_IRREGULARITIES, Irregularities
-from sim.chipsim.lock_step import LockStep
 from sim.chipsim.machine import MachineFactory, TimelineSlice, jitter_factors
 from sim.chipsim.network import Cable, Network
 from sim.cost.attention_ffn import AttentionFfnCosts
@@ -67,7 +66,6 @@ class ChipPool:
         network = Network(layout.topology, False, irregular.links, recording)
         self.transport = Transport(env, network)
         self.slices: list[TimelineSlice] | None = [] if recording else None
-        self.waits = [LockStep(env) for _ in range(self.stages)]  # for what chips compute
         # The event of each stage's next visit. The value is the visit, and the event after it.
         self.coming = [Event(env) for _ in range(self.stages)]
         speeds = {exception.number: exception.speed for exception in irregular.chips}
@@ -103,14 +101,13 @@ class ChipPool:
         coming: the event of its first visit. slowness: factor on its computing times.
         """
         rank, jitter = number % self.size // self.rank, self.jitter
-        waits = self.waits[number // self.size]
         factors = jitter_factors(jitter, [*self.seed, number]) if jitter else repeat(1.0)
         while True:
             visit, coming = yield coming
             for op in visit.script:
                 start, computing = self.env.now, isinstance(op, ComputeOp)
                 if isinstance(op, ComputeOp):
-                    yield waits.timeout(op.seconds * slowness * next(factors))
+                    yield self.transport.waits.timeout(op.seconds * slowness * next(factors))
                 else:
                     yield from self.transport.execute(number, op, rank)
                 if self.slices is not None:

@@ -181,11 +181,19 @@ class MicroBatch(BatchStep):
             tally.windowed_context += part * min(context, window or context)
 
     def holds(self, wait: BatchWait, waiting: int, budget: int) -> bool:
-        """Return whether prompts with `waiting` tokens wait for others, and note since when."""
-        passed = 0 if self.held_since is None else self.step - self.held_since
-        held = waiting and self.running and wait.holds(waiting + self.running, budget, passed)
-        self.held_since = self.step - passed if held else None
-        return bool(held)
+        """Return whether prompts with `waiting` tokens wait for others, and note since when.
+
+        Prompts that have waited for long enough may find no place. Then they wait again, from the
+        next step on.
+        """
+        passed = 0 if self.held_since is None else max(0, self.step - self.held_since)
+        tokens = waiting + self.running
+        if not (waiting and self.running and wait.holds(tokens, budget, 0)):
+            self.held_since = None
+            return False
+        held = wait.holds(tokens, budget, passed)
+        self.held_since = self.step - passed if held else self.step + 1
+        return held
 
     def steps_unseen(self, every: int) -> int:
         """Return the steps until the scheduler sees new requests; 0: now.

@@ -169,7 +169,7 @@ class Scheduler:
         if self.is_default:
             room = self.limits.token_budget - batch.running * self.width
             return BatchDecision(True, room, places)
-        if batch.steps_unseen(self.every):  # prompts under way go on: the step before had some
+        if unseen := batch.steps_unseen(self.every):  # prompts under way: the step before had some
             prompts = 0
         decodes, chunk_tokens, ends = self.batching(self.state_of(batch, prompts))
         if prompts and places <= 0 and not decodes:
@@ -180,7 +180,7 @@ class Scheduler:
         if self.width > 1:  # a policy counts one token for each sequence
             used = batch.running * self.width if decodes else 0
             chunk_tokens = min(chunk_tokens, max(0, self.limits.token_budget - used))
-        if wait := self.policies.wait:
+        if (wait := self.policies.wait) and not (unseen and self.prefilling):
             chosen = self.prefilling if decodes and chunk_tokens > 0 else ()
             waiting = sum(request.prompt - request.prefilled for request in chosen)
             if batch.holds(wait, waiting, self.limits.token_budget):
@@ -213,7 +213,7 @@ class Scheduler:
         steps = batch.steps_until_change()
         if self.prefilling and (unseen := batch.steps_unseen(self.every)):
             steps = min(steps, unseen)
-        if batch.held_since is not None and (wait := self.policies.wait):
+        elif batch.held_since is not None and (wait := self.policies.wait):
             steps = min(steps, batch.held_since + wait.steps - batch.step)
         # With several micro-batches, KV taken for later steps would be missing for the others. The
         # executor then takes it step by step.

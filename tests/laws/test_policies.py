@@ -287,6 +287,18 @@ def test_a_prompt_waits_for_others_or_for_so_many_steps(deployments):
     assert first[7, 3].first_token[1] < start + decode
 
 
+@pytest.mark.parametrize("steps", [1, 3, 7, 9])
+def test_prompts_wait_for_others_only_where_the_scheduler_sees_requests(deployments, steps):
+    """A prompt that waits is looked at after 7 steps and after 14, not when its wait is over in between."""
+    wait = BatchWait(share=0.5, steps=steps)
+    policies = Policies(wait=wait, receive_every=7)
+    requests = RequestBatch(
+        np.zeros(6), np.array([1, 1, 1, 1, 13, 1]), np.array([1, 1, 1, 9, 1, 40])
+    )
+    leap, step = (run(deployments(Plan()), requests, policies, leap=leap) for leap in (True, False))
+    np.testing.assert_allclose(leap.first_token, step.first_token, rtol=1e-12)
+
+
 def test_the_scheduler_sees_requests_after_each_so_many_steps(deployments):
     """Request 1 comes in step 3 of request 0, so its prompt begins after step 4 or 12. Request 2 follows it at once."""
     deployment = deployments(Plan())
@@ -557,3 +569,16 @@ def test_a_users_policy_sees_ages_free_kv_and_deadlines(deployments):
     assert max(age) > 0
     assert min(slack) < deadline - 0.004
     assert age[-1] == 0.0
+
+
+@pytest.mark.parametrize("steps", range(2, 9))
+def test_prompts_that_find_no_place_wait_again(make_deployment, serve_on, steps):
+    """The micro-batch is full when they have waited long enough; a leap is its steps there, too."""
+    requests = [(0.0, 8, 20), (0.0, 8, 60), (1e-4, 8, 20)]
+    policies = Policies(wait=BatchWait(share=1, steps=steps), size=2)
+    leap, step = (
+        serve_on(make_deployment(), requests, policies=policies, leap=leap)
+        for leap in (True, False)
+    )
+    assert leap.first_token == pytest.approx(step.first_token, rel=1e-12)
+    assert leap.last_token == pytest.approx(step.last_token, rel=1e-12)

@@ -12,7 +12,7 @@ from sim.chipsim.machine import machine_factory
 from sim.cost.plan import Plan
 from sim.reliability.link_errors import LinkErrors, LinkErrorSampler, expected_retries
 from sim.serving.policy import Policies
-from sim.serving.replica_config import Outage, ReplicaConfig
+from sim.serving.replica_config import Outage, PoolOutages, ReplicaConfig
 from sim.serving.service import serve_fleet
 from sim.workload.requests import RequestBatch
 
@@ -148,6 +148,27 @@ def test_a_step_that_an_outage_interrupts_is_no_replay(spoilt, kind):
     often = served(spoilt(kind, 0.02, restart=1e-5, outages=(outage,))[0], asked(30))
     assert often.finished.all()
     assert often.busy[0].max() <= often.elapsed
+
+
+def test_steps_fail_also_between_the_outages_of_a_drafter(spoilt):
+    """An outage after the run changes nothing, and one within it makes no step fail that did not."""
+    setup, _ = spoilt("tensor", 0.02, restart=1e-5)
+    alone = served(setup, asked(30))
+    middle = float(alone.last_token.max()) / 2
+    for at, late in ((1e6, 0.0), (middle, 1.0)):
+        failing = PoolOutages(other=(Outage(at=at, lasts=1.0),))
+        rows, single = (
+            served(spoilt("tensor", 0.02, restart=1e-5, pool_outages=failing)[0], asked(30), **how)
+            for how in ({}, {"leap": False})
+        )
+        assert rows.replays[0] > 5
+        assert abs(rows.replays[0] - alone.replays[0]) <= bool(late)
+        assert rows.last_token.max() == pytest.approx(alone.last_token.max() + late, abs=1e-3)
+        np.testing.assert_allclose(rows.last_token, single.last_token, rtol=1e-9)
+        assert (rows.replays, rows.gaps.count) == (single.replays, single.gaps.count)
+        assert rows.gaps.total == pytest.approx(single.gaps.total)
+        for size, steps in single.tallies[0].batch_steps.items():
+            assert rows.tallies[0].batch_steps[size] == pytest.approx(steps)
 
 
 OPTIONS = [

@@ -265,15 +265,15 @@ def drawn_inside(figure) -> None:
 def test_agreement_says_how_far_off_what_was_not_fitted_is():
     figure = agreement.draw(POINTS)
     assert figure.get_suptitle().replace("\n", " ") == (
-        "Half of 3 times that no engine was fitted to are within 10.0 %, 67% within the grey band"
+        "Half of 3 times that no engine was fitted to are within 10.0%, 67% within the grey band"
     )
     drawn_inside(figure)
     free, fitted = figure.axes
     assert free.get_title(loc="left") == (  # counts what the title counts, and the fourth apart
-        "3 times that engines were not fitted to: median error 10.0 %\nalso drawn: 1 with numbers taken over from a neighbour"
+        "3 times that engines were not fitted to: median error 10.0%\nalso drawn: 1 with numbers taken over from a neighbour"
     )
     assert fitted.get_title(loc="left").startswith(
-        "1 times that engines were fitted to: median error 2.0 %"
+        "1 times that engines were fitted to: median error 2.0%"
     )
     points = [pair for line in free.lines[1:] for pair in zip(*line.get_data(), strict=True)]
     assert sorted(points) == sorted((10.0, 10 * (1 + error / 100)) for error in (10, -30, 4, 90))
@@ -339,12 +339,12 @@ def test_agreement_leaves_out_bounds_that_hold():
     """Their error of 0 would halve the median."""
     figure = agreement.draw([compared(20.0, "tested"), compared(0.0, "tested", bound="kept")])
     assert " ".join(figure.get_suptitle().split()).startswith(
-        "Half of 1 times that no engine was fitted to are within 20.0 %"
+        "Half of 1 times that no engine was fitted to are within 20.0%"
     )
     assert (
         figure.axes[0]
         .get_title(loc="left")
-        .startswith("1 times that engines were not fitted to: median error 20.0 %")
+        .startswith("1 times that engines were not fitted to: median error 20.0%")
     )
 
 

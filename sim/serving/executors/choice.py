@@ -4,6 +4,7 @@ from functools import partial
 
 import simpy
 
+from sim.cost.energy import Tally
 from sim.cost.step import Costs
 from sim.results.histogram import Gaps
 from sim.serving.executors.chips import ChipExecutor
@@ -40,12 +41,21 @@ def executor_for(
 
 
 def _between_failures(
-    env: simpy.Environment, config: ReplicaConfig, gaps: Gaps, leap: bool, costs: Costs
+    env: simpy.Environment,
+    config: ReplicaConfig,
+    gaps: Gaps,
+    leap: bool,
+    costs: Costs,
+    tally: Tally,
 ) -> Executor:
     """Return an executor of one stage: attention and FFN pools, or a model and its drafter."""
     if config.machine:
-        return ChipExecutor(env, config.machine(env, config.number), gaps)
-    return FastForwardExecutor(env, costs, gaps) if leap else StepwiseExecutor(env, costs, gaps)
+        executor: Executor = ChipExecutor(env, config.machine(env, config.number), gaps)
+    else:
+        executor = (FastForwardExecutor if leap else StepwiseExecutor)(env, costs, gaps)
+    executor.tally = tally
+    sampler = config.error_sampler
+    return RetryExecutor(env, executor, sampler, gaps) if sampler else executor
 
 
 def _stage_executor(

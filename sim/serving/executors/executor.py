@@ -67,7 +67,6 @@ class Executor:
     gaps: Gaps
     costs: Costs
     errors: LinkErrorSampler | None = None
-    replays = 0
     computes_prompts = False
 
     def __init__(self) -> None:
@@ -79,6 +78,11 @@ class Executor:
     def traffic(self) -> Traffic | None:
         """The bytes that each link carried; None unless the executor simulates links."""
         return None
+
+    @property
+    def replays(self) -> int:
+        """The steps that failed from link errors."""
+        return 0
 
     @property
     def busy(self) -> NDArray[np.float64]:
@@ -100,6 +104,9 @@ class Executor:
     def interrupt_step(self, batch_step: BatchStep) -> None:
         """Make one batch step over after the step under way, because its sequences change."""
         self.interrupt()
+
+    def end_before(self, time: Seconds) -> None:
+        """Make only the steps that end before a time, but at least one."""
 
     def good_steps(self, work: Work) -> int:
         """Return how many steps of this work can be made before one fails from link errors."""

@@ -55,7 +55,6 @@ class FastForwardExecutor(Executor):
             self.shorten(self.steps_to(self.env.now))
 
     def end_before(self, time: Seconds) -> None:
-        """Make only the steps that end before a time, but at least one."""
         if self.batch_step and self.start + self.duration >= time:
             self.shorten(max(1, self.steps_to(time) - 1))
 

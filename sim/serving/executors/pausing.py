@@ -35,7 +35,7 @@ class PausingExecutor(Executor):
     def __init__(
         self,
         env: simpy.Environment,
-        make: Callable[[Costs], Executor],
+        make: Callable[[Costs, Tally], Executor],
         costs: Costs,
         gaps: Gaps,
         times: Sequence[Seconds],
@@ -50,9 +50,7 @@ class PausingExecutor(Executor):
 
     def begin(self) -> Executor:
         """Return a new executor, which adds to the same tally."""
-        executor = self.make(self.costs)
-        executor.tally = self.tally
-        return executor
+        return self.make(self.costs, self.tally)
 
     def use(self, costs: Costs) -> None:
         """Use other costs, from the next step on."""
@@ -76,8 +74,7 @@ class PausingExecutor(Executor):
     def send(self, batch_step: BatchStep) -> None:
         self.attempts[batch_step] = batch_step
         if not self.paused:
-            leaps = isinstance(self.executor, FastForwardExecutor)
-            self.attempt(batch_step, batch_step.steps if leaps else 1)
+            self.attempt(batch_step, batch_step.steps)
 
     def attempt(self, batch_step: BatchStep, steps: int = 1) -> None:
         """Send a batch step to the executor, which makes `steps` of it at most."""
@@ -88,7 +85,7 @@ class PausingExecutor(Executor):
         self.attempts[batch_step] = attempt
         self.executor.send(attempt)
         coming = bisect_left(self.times, self.env.now)
-        if coming < len(self.times) and isinstance(self.executor, FastForwardExecutor):
+        if coming < len(self.times):
             self.executor.end_before(self.times[coming])
 
     def interrupt(self, request: Request | None = None) -> None:
@@ -127,6 +124,10 @@ class PausingExecutor(Executor):
     @property
     def free_at(self) -> Seconds:
         return self.executor.free_at
+
+    @property
+    def replays(self) -> int:
+        return sum(life.replays for life in (*self.ended, self.executor))
 
     @property
     def traffic(self) -> Traffic | None:

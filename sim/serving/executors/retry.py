@@ -38,6 +38,7 @@ class RetryExecutor(Executor):
         self.gaps, self.tally, executor.errors = gaps, executor.tally, errors
         self.attempts: dict[BatchStep, BatchStep] = {}
         self.retried: set[BatchStep] = set()
+        self.failures = 0
 
     def send(self, batch_step: BatchStep) -> None:
         if good := self.executor.good_steps(batch_step.work):
@@ -57,7 +58,7 @@ class RetryExecutor(Executor):
 
     def failed(self, batch_step: BatchStep, attempt: BatchStep, _: Seconds) -> None:
         """Repeat a failed step after the restart time."""
-        self.replays += 1
+        self.failures += 1
         self.retried.add(batch_step)
         CallAfter(self.env, self.restart, partial(self.repeat, batch_step, attempt))
 
@@ -98,6 +99,9 @@ class RetryExecutor(Executor):
     def interrupt(self, request: Request | None = None) -> None:
         self.executor.interrupt(request)
 
+    def end_before(self, time: Seconds) -> None:
+        self.executor.end_before(time)
+
     def interrupt_step(self, batch_step: BatchStep) -> None:
         self.executor.interrupt_step(batch_step)
 
@@ -124,6 +128,10 @@ class RetryExecutor(Executor):
     @property
     def free_at(self) -> Seconds:
         return self.executor.free_at
+
+    @property
+    def replays(self) -> int:
+        return self.failures
 
     @property
     def traffic(self) -> Traffic | None:
