@@ -66,8 +66,7 @@ class Scheduler:
     allowed: micro-batches that may be in flight while prompts wait, see `update_allowed`.
     alone: whether there is one micro-batch.
     steady: whether every sequence decodes, and prompts fill the budget.
-    is_default: whether the policy is the default one, whose decision needs no call. A user's
-        steady policy is called, and its decision checked.
+    is_default: whether the policy is the default one. A user's steady policy is called, as a check.
     fast_path: whether the oldest prompt fills every returning micro-batch, so that the executor
         can compute its chunks without the scheduler.
     tally: the executor's. Sequences that leave add their tokens to it.
@@ -169,7 +168,7 @@ class Scheduler:
         if self.is_default:
             room = self.limits.token_budget - batch.running * self.width
             return BatchDecision(True, room, places)
-        if unseen := batch.steps_unseen(self.every):  # prompts under way: the step before had some
+        if unseen := batch.steps_unseen(self.every):  # 0 after a step with prompts, which continue
             prompts = 0
         decodes, chunk_tokens, ends = self.batching(self.state_of(batch, prompts))
         if prompts and places <= 0 and not decodes:
