@@ -72,12 +72,20 @@ def test_changes_are_those_of_set(result):
         (0, {}, "scenario: got int; expected"),
         (SCENARIO, {"seed": -1}, "seed: got -1; expected a whole number of at least 0; try 0"),
         (SCENARIO, {"seed": "1"}, "seed: got '1'; expected a whole number"),
+        (SCENARIO, {"seed": True}, "seed: got True; expected a whole number"),
     ],
 )
 def test_a_wrong_value_is_one_line_with_its_key(source, changes, message):
     with pytest.raises(sim.UserError, match=message) as raised:
         sim.run(source, **changes)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("source", [SCENARIO, None, 0])
+def test_what_is_no_file_is_refused_by_its_type(source):
+    expected = f"path: got {type(source).__name__}; expected a path or a name of the catalogue"
+    with pytest.raises(sim.UserError, match=expected):
+        sim.read(source)
 
 
 @pytest.mark.parametrize(
