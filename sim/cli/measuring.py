@@ -74,7 +74,7 @@ def validate_command(
     check_figure_name(figure)
     if figure and name in ("network", "kernels"):
         raise UserError(
-            f"--figure: got it with {name}, which has no figure; expected a set of served times;"
+            f"--figure: got {name}, which has no figure; expected a set of served times;"
             " try sramsim validate calibration"
         )
     from sim.results.encoding import encode_summary

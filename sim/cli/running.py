@@ -128,7 +128,7 @@ def _one_format(output: OutputFormat, as_json: bool, every_row: bool) -> OutputF
     if as_json:
         output = OutputFormat.JSON
     if every_row and output is not OutputFormat.TEXT:
-        raise UserError(f"--all: got it with {output}; expected text; try leaving --all out")
+        raise UserError(f"--all: got format {output}; expected text; try leaving --all out")
     return output
 
 

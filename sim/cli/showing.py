@@ -64,7 +64,9 @@ def plot_command(
     """Draw the figures of a result as PNG, SVG and PDF; of a sweep, also print its table."""
     folder = Path(source)
     if figure and metric:
-        raise UserError("--figure: got it with --metric; expected one; try without --metric")
+        raise UserError(
+            "--figure: got --metric as well; expected one of them; try without --metric"
+        )
     if figure and not assignments and folder.is_dir():
         draw_own_figures(folder, figure, out or folder)
         return

@@ -315,7 +315,7 @@ def _refuse_layers(flat: JsonObject) -> None:
     """Raise the error of layers that are not covered."""
     last, end = flat.get("num_hidden_layers"), flat.get("moe_layer_end_index")
     if end not in (None, -1) and isinstance(last, int) and end != last - 1:
-        reason = f"got {end}; covered is the last layer, {last - 1}"
+        reason = f"got {end}; expected the last layer, {last - 1}; other layers are not covered"
         raise error_at_key(("moe_layer_end_index",), f"moe_layer_end_index: {reason}")
     if flat.get("word_embed_proj_dim") not in (None, flat.get("hidden_size")):
         reason = "an embedding of another width than hidden_size is not covered"

@@ -110,5 +110,5 @@ def _require_no_launches(parts: DeploymentParts) -> None:
     """Raise ValueError for an engine whose host launches layers."""
     if parts.engine.layer_launch:
         reason = f"got {parts.engine.id}, which has layer_launch; expected an engine without it, "
-        reason += "since launches beside drafts are not simulated; try engine: vllm"
+        reason += "since such launches are not simulated with drafts; try engine: vllm"
         raise error_at_path(("engine",), parts.engine.id, reason)

@@ -163,7 +163,7 @@ def replica_costs(scenario: Scenario, name: str, member: Member, first: int) -> 
 
 
 def _pool_outages(system: System | AttentionFfn, replicas: int) -> list[PoolOutages | None]:
-    """Return the outages of a system's pools, or of its drafter, by replica of a copy."""
+    """Return the outages of a system's pools, or of its drafter, for each replica of a copy."""
     if isinstance(system, AttentionFfn):
         own = PoolOutages(system.attention.outages, system.ffn.outages) if system.fails else None
         return [own] * replicas

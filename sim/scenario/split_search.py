@@ -67,5 +67,5 @@ def require_open(plan: Plan) -> None:
     """Raise ValueError at the first degree of a pool's plan, because a search finds them."""
     for key in DEGREES:
         if key in plan.model_fields_set and (value := getattr(plan, key)) is not None:
-            reason = f"got {value}; expected no degrees beside a search of both pools, which finds "
+            reason = f"got {value}; expected no degrees with a search of both pools, which finds "
             raise error_at_path(("plan", key), value, f"{reason}them; try leaving {key} out")

@@ -66,7 +66,8 @@ class Scheduler:
     allowed: micro-batches that may be in flight while prompts wait, see `update_allowed`.
     alone: whether there is one micro-batch.
     steady: whether every sequence decodes, and prompts fill the budget.
-    known: whether the policy is the default one. A user's steady policy is asked, as a check.
+    is_default: whether the policy is the default one, whose decision needs no call. A user's
+        steady policy is called, and its decision checked.
     fast_path: whether the oldest prompt fills every returning micro-batch, so that the executor
         can compute its chunks without the scheduler.
     tally: the executor's. Sequences that leave add their tokens to it.
@@ -82,7 +83,7 @@ class Scheduler:
         self.steady = is_steady(policies.batching) and not policies.wait and self.every == 1
         self.fast_path = self.steady and limits.ranks == 1
         self.batching = checked_batching(policies.batching)
-        self.known = self.steady and policies.batching is continuous
+        self.is_default = self.steady and policies.batching is continuous
         self.size = policies.size or max(1, limits.sequences // limits.micro_batches)
         self.width, self.idle, self.decoding = limits.width, deque(batches), 0
         self.allowed = limits.micro_batches if limits.fill is None else limits.fill
@@ -165,7 +166,7 @@ class Scheduler:
     def decide(self, batch: MicroBatch) -> BatchDecision:
         """Return the policy's decision, with the prompts that may end limited to the places."""
         places, prompts = self.places(batch), len(self.prefilling)
-        if self.known:
+        if self.is_default:
             room = self.limits.token_budget - batch.running * self.width
             return BatchDecision(True, room, places)
         if unseen := batch.steps_unseen(self.every):  # prompts under way: the step before had some

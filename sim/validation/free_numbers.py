@@ -50,7 +50,7 @@ def free_number(
     value: Any = document.data
     for key in parts[0].split("."):
         if not isinstance(value, Mapping) or key not in value:
-            raise UserError(f"{where}: got a key that the file has not; expected one of its keys")
+            raise UserError(f"{where}: got a key that is not in the file; expected one of its keys")
         value = value[key]
     try:
         (low, low_unit), (high, high_unit), (start, unit) = (

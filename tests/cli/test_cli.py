@@ -694,7 +694,7 @@ def test_check_warns_of_the_members_of_a_fleet_too(sramsim):
             ("--format", "vllm", "--json"),
             "--format: got vllm with --json; expected one; try leaving --json out",
         ),
-        (("--all", "--json"), "--all: got it with json; expected text; try leaving --all out"),
+        (("--all", "--json"), "--all: got format json; expected text; try leaving --all out"),
     ],
 )
 def test_formats_that_contradict_each_other_are_one_line(refusal, words, message):

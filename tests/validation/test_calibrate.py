@@ -292,7 +292,7 @@ def test_bounds_alone_fit_nothing(measured, file, pace):
         (
             "    layer_overhead: [",
             "    layer_overheat: [",
-            "fit.bounds.layer_overheat: got a key that the file has not",
+            "fit.bounds.layer_overheat: got a key that is not in the file",
         ),
         (
             "[0 us, 200 us]",
