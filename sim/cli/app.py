@@ -55,7 +55,7 @@ def main() -> None:
     except BrokenPipeError:  # the reader of the pipe ended, as `head` does
         discard_output(sys.stdout)
         sys.exit(0)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         message = user_message(error)
         if message is None:
             raise
@@ -65,7 +65,7 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def user_message(error: Exception) -> str | None:
+def user_message(error: BaseException) -> str | None:
     """Return the line for an error that the user can correct; None for an error of the program."""
     if isinstance(error, UserError):
         return str(error)

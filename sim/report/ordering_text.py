@@ -32,10 +32,13 @@ def order_lines(summary: RunSummary) -> list[str]:
         band = " to ".join(_times(bound) for bound in system.band)
         band = "" if name == reference else f" ({band})"
         lines.append(f"  {place}. {labels[name]}: {_times(system.ratio)} times{band}")
+    places = {name: place for place, name in enumerate(order.systems, 1)}
     for better, other in order.open:
         ends = [f"{of.key} at {of.at}" for of in order.hangs_on if of.pair == (better, other)]
-        how = f". Enough alone: {', '.join(ends)}" if ends else ", by several numbers together"
-        lines.append(f"{labels[better]} and {labels[other]} may change places{how}.")
+        how = (
+            f"one of these is enough: {'; '.join(ends)}" if ends else "by several numbers together"
+        )
+        lines.append(f"Places {places[better]} and {places[other]} may change: {how}.")
     if not order.open:
         lines.append("No neighbours may change places.")
     if order.left_out:

@@ -24,7 +24,7 @@ from sim.catalogue.entries import scenario_sources
 from sim.cost.plan import MOST_REPLICAS, PlanError, PlanSearch
 from sim.economics.owner_costs import Economics
 from sim.inputs.document import Document
-from sim.inputs.errors import errors_below
+from sim.inputs.errors import UserError, errors_below
 from sim.inputs.key_paths import JsonObject
 from sim.inputs.names import find_entry
 from sim.inputs.values import Value
@@ -340,7 +340,13 @@ def read(path: Path | str, overrides: list[str] | None = None) -> Scenario:
     """Return the scenario of a file or a catalogue name, with `a.b.c=value` assignments.
 
     Raises: ScenarioError, with file and line, if there is no such file or a value is wrong.
+    Raises: UserError for what is neither.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(
+            f"path: got {type(path).__name__}; expected a path or a name of the catalogue; try "
+            "sim.run, which also takes a mapping"
+        )
     return scenario_from(open_document(path, overrides))
 
 

@@ -56,7 +56,7 @@ def as_document(source: ScenarioSource, changes: Mapping[str, object] | None = N
 
 def require_whole(name: str, value: object, least: int) -> None:
     """Check a whole number that a function takes.  Raises: UserError otherwise."""
-    if not isinstance(value, Integral) or value < least:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise UserError(
             f"{name}: got {value!r}; expected a whole number of at least {least}; try {least}"
         )

@@ -55,7 +55,7 @@ def compute_record(document: Document) -> PointRecord:
     try:
         scenario = scenario_from(document)
         requests = scenario.workload.draw(scenario.seed)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return replace(record, error=error_line(error), again=not isinstance(error, UserError))
     systems: dict[str, Mapping[str, Scalar]] = {}
     again = False
@@ -72,13 +72,13 @@ def compute_record(document: Document) -> PointRecord:
                 | _card_price_range(scenario, name)
                 | table_values(json_object(result.system_summary(name)))
             )
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             systems[name] = {"error": error_line(error)}
             again = again or not isinstance(error, UserError)
     return replace(record, systems=systems, again=again)
 
 
-def error_line(error: Exception) -> str:
+def error_line(error: BaseException) -> str:
     """Return an error as one line; with its class if it is not an error of the user."""
     text = " ".join(str(error).splitlines())
     if isinstance(error, UserError):

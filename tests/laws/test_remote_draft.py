@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import simpy
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sim.cost.draft_link import DraftLink
@@ -115,6 +115,7 @@ def test_the_rows_add_up_to_the_step(drafted, groups, changes):
 times = st.sampled_from([0.0, 1e-6, 3e-6, 1e-5, 1e-4, 2e-4])
 
 
+@example([1e-6], 1e-6, 0.0, 1e-4, 2)
 @given(st.lists(times, min_size=1, max_size=4), times, times, times, st.integers(1, 2))
 def test_the_closed_form_is_groups_that_pass_a_drafter_a_link_and_the_stages_of_the_model(
     stages, drafts, latency, busy, groups
@@ -254,6 +255,51 @@ def test_times_grow_evenly_until_another_part_is_the_longest(drafted, make_model
     assert 61 in ends
 
 
+@pytest.mark.parametrize("bound", ["stage", "drafter", "link"])
+def test_two_groups_take_twice_the_time_of_what_is_slowest(drafted, make_chip, make_engine, bound):
+    """The drafter has the prompts of both groups, too. The last stage has the head."""
+    chips = {"stage": make_chip(bandwidth=1e30, fp16=1e40), "drafter": make_chip(fp16=1e6)}
+    link = DraftLink(bandwidth=1.0) if bound == "link" else NO_LINK
+    chip, engine = chips.get(bound, make_chip()), make_engine()
+    costs = drafted(link, 2, plan=Plan(pipeline=2), chip=chip, engine=engine, chips_of=1).costs
+    for work in (*works()[1:], Work(6, 90.0, 16, 2, 16 * 20.0, 56.0, 26, width=4)):
+        part = work.part(2)
+        own = {
+            "stage": max(costs.model.step(part).time),
+            "drafter": sum(
+                costs.remote.time(of(part))[0] for of in (drafts_of, costs.remote.prompts_of)
+            ),
+            "link": part.decodes * max(costs.bytes_out, costs.bytes_back),
+        }
+        assert costs.line(work)[0] == pytest.approx(2 * own[bound], rel=1e-12)
+        rows = sum(float(row.seconds * row.repeats.sum()) for row in costs.rows(work))
+        assert rows == pytest.approx(2 * own[bound], rel=1e-12)
+
+
+def test_the_longer_message_keeps_the_link_busy(drafted):
+    """One draft of a sequence is shorter than what returns."""
+    costs = drafted(DraftLink(bandwidth=1.0), 2, tokens=1).costs
+    assert costs.bytes_back > costs.bytes_out
+    assert costs.line(decodes_at(8, 20.0, None, 2))[0] == 2 * 4 * costs.bytes_back
+
+
+def test_a_stage_that_grows_faster_becomes_the_slowest(drafted, make_chip, make_engine):
+    """That of two layers overtakes the one with the head."""
+    fast, engine = make_chip(bandwidth=1e30, fp16=1e40), make_engine()
+    costs = drafted(
+        NO_LINK, 2, plan=Plan(pipeline=3), chips=3, chip=fast, engine=engine, chips_of=1
+    ).costs
+    slowest = [int(costs.model.step(decodes_at(4, n, None, 4)).time.argmax()) for n in (1, 2000)]
+    assert slowest[0] != slowest[1]
+    context = 1
+    while context < 2000:
+        now, more, holds = costs.parts_of(decodes_at(4, context, None, 4))
+        further = min(holds, 2000) - 1
+        later = costs.parts_of(decodes_at(4, context + further, None, 4))[0]
+        assert later.stage == pytest.approx(now.stage + further * more.stage, rel=1e-9)
+        context += holds
+
+
 @pytest.mark.parametrize("acceptance", [0.0, 1.0])
 def test_without_acceptance_a_token_takes_a_whole_step(drafted, serve_on, acceptance):
     deployment = drafted(SLOW)
@@ -315,10 +361,12 @@ def test_both_parts_work_as_much_as_a_local_drafter(drafted, serve_on):
     assert costs.sent(rows.tallies[0]) == rows.steps[0] * (3 * 4 + 2 * 4)
 
 
-def test_two_groups_read_their_weights_twice(drafted):
+@pytest.mark.parametrize("sequences", [2, 8])
+def test_two_groups_read_their_weights_twice(drafted, sequences):
     one, two = (drafted(groups=groups).costs for groups in (1, 2))
-    tally = Tally(decode_steps=5, decodes=5 * 8, context=5 * 8 * 9.0, logits=5 * 8)
-    tally.batch_steps[8 * 4] = 5
+    decodes = 5 * sequences
+    tally = Tally(decode_steps=5, decodes=decodes, context=decodes * 9.0, logits=decodes)
+    tally.batch_steps[sequences * 4] = 5
     reads = [usage(costs, costs.tallies(tally)[0]).nbytes["sram"] for costs in (one, two)]
     drafts = [
         usage(costs.remote.costs, costs.tallies(tally)[1]).nbytes["sram"] for costs in (one, two)

@@ -72,12 +72,20 @@ def test_changes_are_those_of_set(result):
         (0, {}, "scenario: got int; expected"),
         (SCENARIO, {"seed": -1}, "seed: got -1; expected a whole number of at least 0; try 0"),
         (SCENARIO, {"seed": "1"}, "seed: got '1'; expected a whole number"),
+        (SCENARIO, {"seed": True}, "seed: got True; expected a whole number"),
     ],
 )
 def test_a_wrong_value_is_one_line_with_its_key(source, changes, message):
     with pytest.raises(sim.UserError, match=message) as raised:
         sim.run(source, **changes)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("source", [SCENARIO, None, 0])
+def test_what_is_no_file_is_refused_by_its_type(source):
+    expected = f"path: got {type(source).__name__}; expected a path or a name of the catalogue"
+    with pytest.raises(sim.UserError, match=expected):
+        sim.read(source)
 
 
 @pytest.mark.parametrize(
@@ -161,16 +169,19 @@ def test_a_capacity_takes_a_plan_that_is_searched():
     assert found.systems["card"].best.goodput == pytest.approx(search.load, rel=0.02)
 
 
-def test_an_error_in_the_users_code_is_one_line_of_a_sweep(tmp_path, sramsim, monkeypatch):
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [("return 1 / 0", "ZeroDivisionError: division by zero"), ("exit(0)", "SystemExit: 0")],
+)
+def test_an_error_in_the_users_code_is_one_line_of_a_sweep(tmp_path, monkeypatch, line, told):
+    """An exit with status 0 would otherwise end a sweep as if it were complete."""
     monkeypatch.chdir(tmp_path)
-    Path("mine.py").write_text("def policy(state):\n    return 1 / 0\n")
+    Path("mine.py").write_text(f"def policy(state):\n    {line}\n")
     scenario = replaced(SCENARIO, ["systems", "card", "policy"], "mine:policy")
     rates = {"workload.rate": ["1 request/s", "2 request/s"]}
     for jobs in (1, 2):
         (error,) = set(sim.sweep(scenario, over=rates, jobs=jobs).table["error"])
-        assert error == (
-            "mine.py:2: got ZeroDivisionError: division by zero; try correcting this line"
-        )
+        assert error == f"mine.py:2: got {told}; try correcting this line"
 
 
 def test_reprs_are_short(result, swept):
