@@ -35,12 +35,10 @@ def order_lines(summary: RunSummary) -> list[str]:
     places = {name: place for place, name in enumerate(order.systems, 1)}
     for better, other in order.open:
         ends = [f"{of.key} at {of.at}" for of in order.hangs_on if of.pair == (better, other)]
-        how = (
-            f"one of these is enough: {'; '.join(ends)}" if ends else "by several numbers together"
-        )
-        lines.append(f"Places {places[better]} and {places[other]} may change: {how}.")
+        by = f"one of these alone: {'; '.join(ends)}" if ends else "several numbers together"
+        lines.append(f"Places {places[better]} and {places[other]} may be swapped by {by}.")
     if not order.open:
-        lines.append("No neighbours may change places.")
+        lines.append("No neighbours may be swapped.")
     if order.left_out:
         names = ", ".join(labels[name] for name in order.left_out)
         lines.append(f"Left out, because {known} are not known: {names}.")

@@ -44,7 +44,7 @@ class Hinge:
 class Ordering:
     """The systems by their tokens for equal joules, dollars or time, the best first.
 
-    open: pairs of neighbours that may change places within their band.
+    open: pairs of neighbours that may be swapped within their band.
     left_out: systems whose joules or dollars are not known.
     """
 
