@@ -17,7 +17,7 @@ ORDER_WORDS: dict[OrderKey, tuple[str, str]] = {
 
 
 def order_lines(summary: RunSummary) -> list[str]:
-    """Return the systems, the best first, which of them may change places, and why."""
+    """Return the systems, the best first, which of them may be swapped, and by what."""
     order = summary.order
     if order is None:
         return []
@@ -38,7 +38,7 @@ def order_lines(summary: RunSummary) -> list[str]:
         by = f"one of these alone: {'; '.join(ends)}" if ends else "several numbers together"
         lines.append(f"Places {places[better]} and {places[other]} may be swapped by {by}.")
     if not order.open:
-        lines.append("No neighbours may be swapped.")
+        lines.append("No neighbours are swapped within their bands.")
     if order.left_out:
         names = ", ".join(labels[name] for name in order.left_out)
         lines.append(f"Left out, because {known} are not known: {names}.")
