@@ -71,6 +71,8 @@ def test_an_ffn_outage_delays_all_by_its_length_and_the_lost_part_of_a_step(
     assert failing.first_token == pytest.approx(usual.first_token, rel=1e-9)
     made = [sum(rows.tallies[0].batch_steps.values()) for rows in (usual, failing)]
     assert 0.2 < made[1] - made[0] < 1  # the lost part of a step took energy
+    waited = float((failing.last_token - failing.first_token).sum())
+    assert failing.gaps.total == pytest.approx(waited)  # the outage is a part of a gap
 
 
 def test_a_dead_rank_stops_only_its_own_sequences(serve):

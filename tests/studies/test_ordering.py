@@ -1,5 +1,7 @@
 """The order of systems: against runs, and numbers that are shared by several systems."""
 
+import math
+
 import pytest
 
 import sim
@@ -58,13 +60,49 @@ def test_steady_tokens_take_what_runs_take(result):
         assert 1000 * taken["tpot"] == pytest.approx(system.metrics.tpot.mean, rel=0.08)
 
 
-def test_a_single_user_is_a_single_request(tmp_path):
-    scenario = read(tmp_path, FILE.replace("users: 6", "users: 1"))
+@pytest.mark.parametrize("degree", ["tensor", "pipeline"])
+def test_a_single_user_is_a_single_request(tmp_path, degree):
+    text = FILE.replace("users: 6", "users: 1").replace("tensor: 2", f"{degree}: 2", 1)
+    scenario = read(tmp_path, text)
     for name in ("two", "slow", "drafted"):
         alone = single_request_metrics(scenario, name, scenario.plain(name))
         taken = token_costs_of(scenario, name)
         assert taken["tpot"] == pytest.approx(alone["tpot"], rel=0.01)
         assert taken["joules"] == pytest.approx(alone["joules"], rel=0.01)
+
+
+def test_users_of_a_fleet_are_dealt_to_its_members(tmp_path):
+    """Of five users the first member has three."""
+    five, three, two = (
+        read(tmp_path, FILE.replace("users: 6", f"users: {users}")) for users in (5, 3, 2)
+    )
+    rate = 3 / token_costs_of(three, "two")["tpot"] + 2 / token_costs_of(two, "slow")["tpot"]
+    assert token_costs_of(five, "both")["tpot"] == pytest.approx(5 / rate)
+
+
+@pytest.mark.parametrize("most", ["60 us", "150 us"])
+def test_bands_add_the_moves_of_both_systems_in_squares(tmp_path, most):
+    """Each latency has a range of its own. Systems may change places if the band has a ratio of 1."""
+    drafted = FILE.partition("  drafted:")[2].partition("  pd:")[0].replace("tensorrt-llm", "ideal")
+    near = drafted.replace("range: {acceptance: [0.5, 0.9]}", "range: {}")
+    near = near.replace("50 us", most)
+    far = near.replace(": 5 us", ": 100 us").replace(f"[1 us, {most}]", "[50 us, 200 us]")
+    text = f"{FILE.partition('  two:')[0]}  near:{near}  far:{far}"
+    latencies = (("near", f": {most}"), ("near", ": 1 us"), ("far", ": 50 us"), ("far", ": 200 us"))
+    moved = {}
+    scenario = read(tmp_path, text)
+    usual = {name: token_costs_of(scenario, name)["tpot"] for name in ("near", "far")}
+    for name, latency in latencies:
+        other = read(tmp_path, text.replace(": 5 us" if name == "near" else ": 100 us", latency))
+        moved[name, latency] = abs(math.log(token_costs_of(other, name)["tpot"] / usual[name]))
+    more, less, faster, slower = moved.values()
+    order, ratio = order_of(scenario, "tpot"), usual["near"] / usual["far"]
+    low, high = order.systems["far"].band
+    assert ratio < 1
+    assert low == pytest.approx(ratio / math.exp(math.hypot(less, slower)))
+    assert high == pytest.approx(ratio * math.exp(math.hypot(more, faster)))
+    assert order.open == ((("near", "far"),) if high > 1 else ())
+    assert (high > 1) == (most == "150 us")
 
 
 def test_a_number_of_one_file_moves_in_all_systems_that_use_it(result):
@@ -97,6 +135,11 @@ def test_the_order_is_that_of_joules_and_its_bands_hold_each_end(result):
             ratio = taken["two"] / token_costs_of(changed, "drafted")["joules"]
             low, high = order.systems["drafted"].band
             assert low <= ratio <= high
+
+
+def test_pools_of_a_named_system_move_as_pools_in_place(result):
+    named, placed = (result.order.systems[name] for name in ("pd", "placed"))
+    assert (named.ratio, *named.band) == pytest.approx((placed.ratio, *placed.band), rel=1e-12)
 
 
 def test_a_hinge_reverses_its_pair(tmp_path):
