@@ -45,11 +45,12 @@ class Ordering:
     """The systems by their tokens for equal joules, dollars or time, the best first.
 
     open: pairs of neighbours that may be swapped within their band.
+    depends_on: the numbers that alone swap such a pair.
     left_out: systems whose joules or dollars are not known.
     """
 
     by: OrderKey
     systems: Mapping[str, OrderedSystem]
     open: tuple[tuple[str, str], ...]
-    hangs_on: tuple[Hinge, ...]
+    depends_on: tuple[Hinge, ...]
     left_out: tuple[str, ...] = ()

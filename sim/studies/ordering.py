@@ -1,6 +1,6 @@
 """The order of a scenario's systems by joules, dollars or time of a token, with bands.
 
-    order_of(sim.read("claims/lpx"), "joules").hangs_on
+    order_of(sim.read("claims/lpx"), "joules").depends_on
 
 All users of a closed loop decode at the mean context. This is a closed form, because simulations
 of both ends of each uncertain number would take too long. A number of one file moves together in
@@ -71,7 +71,7 @@ def order_of(scenario: Scenario, by: OrderKey) -> Ordering:
             for name in names
         },
         open=tuple(pair for pair in neighbours if ahead[pair][0] < 1),
-        hangs_on=tuple(
+        depends_on=tuple(
             _hinge(shared, end, pair)
             for pair in neighbours
             for shared, end, costs in moves

@@ -208,7 +208,7 @@ def test_the_estimate_of_february_2024():
     assert ratios("economics.systems.lpu.card=524 USD")[0] == 1.00
 
 
-def test_neither_ratio_hangs_on_the_years_or_the_hosting():
+def test_neither_ratio_depends_on_the_years_or_the_hosting():
     assert ratios("economics.years=5", "economics.hosting=150 USD/kW/month")[:2] == [38.13, 10.58]
 
 

@@ -151,7 +151,7 @@ def test_a_hinge_reverses_its_pair(tmp_path):
     order = order_of(read(tmp_path, first + kept.partition("  pd:")[0]), "tpot")
     assert list(order.systems) == ["drafted", "two"]
     assert order.open == (("drafted", "two"),)
-    hinges = {(of.key, of.at) for of in order.hangs_on}
+    hinges = {(of.key, of.at) for of in order.depends_on}
     assert ("scenario: transfer.latency", "5 ms") in hinges
     assert ("scenario: transfer.latency", "1 us") not in hinges
 
