@@ -96,7 +96,7 @@ def merged(lines: Iterable[Contribution]) -> list[Contribution]:
 def _added(one: Contribution, other: Contribution) -> Contribution:
     """Return the sum of two lines, at the mean rate."""
     amount, seconds = one.amount + other.amount, one.seconds + other.seconds
-    mean = one.rate and amount / (one.chips * one.efficiency * seconds)
+    mean = one.rate and seconds and amount / (one.chips * one.efficiency * seconds)
     return replace(
         one,
         count=one.count + other.count,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sim.cost.contributions import contributions, merged, way_back
+from sim.cost.contributions import Contribution, contributions, merged, way_back
 from sim.cost.plan import Plan
 from sim.cost.terms import FITTED, HOPS, TERMS, TIME
 from sim.cost.work import Work
@@ -76,3 +76,9 @@ def test_the_way_to_the_first_token_takes_as_long_as_the_simulation(
         lines = [line for step in path for line in contributions(deployment.costs, *step)]
         ttft = time_single_request(deployment, prompt, 4).ttft
         assert sum(line.seconds for line in lines) == pytest.approx(ttft, rel=2e-3)
+
+
+def test_lines_without_a_time_are_left_out():
+    """Layers that read no KV cache in a memory of its own: nothing to divide by."""
+    line = Contribution("kv", "KV cache", "read", "memory", 1, 0.0, "B", 2, 1e9, 1.0, 0.0, 0.0, ())
+    assert merged([line, line]) == []
