@@ -93,6 +93,16 @@ class Costs(StepRows):
             return Step(np.maximum(time, self.launching(work)), 0.0, 1)
         return Step(time, growth, 1 if self.sampled else parts.holds)
 
+    def seconds(self, work: Work) -> Seconds:
+        """Return the seconds that all stages work on a step, with expected loads of experts."""
+        if not self.sampled:  # `step` would take draws
+            return float(self.step(work).time.sum())
+        parts = self.parts(work)
+        seconds = float(self.body_with(*self.size(work), ()).sum()) + parts.sampling
+        for layers, now in zip(self.layers, parts.attention, strict=True):
+            seconds += float(layers.sum()) * now
+        return seconds
+
     def line(self, work: Work) -> tuple[Seconds, Seconds, int]:
         """Return time, growth and holds of `step` for a layout of one stage, in plain floats.
 

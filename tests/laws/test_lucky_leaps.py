@@ -143,13 +143,16 @@ def test_a_long_answer_is_a_few_events(layouts):
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if "ranks" not in name])
 @pytest.mark.parametrize("luck", [{"drawn": True}, {"drawn": True, "chance": 0.05}])
 def test_chips_have_the_luck_of_stages(layouts, layout, luck):
+    luck = dict(luck)
     deployment = layouts[layout]
     requests = RequestBatch(1e-3 * np.arange(6), np.full(6, 20), np.full(6, 15))
+    luck = luck | {"outages": (Outage(at=8.1e-3, lasts=2e-3),)}  # in the middle of steps
     stages, chips = config(deployment, **luck), config(deployment, **luck)
     machine = machine_factory(chips.costs, [Irregularities()], [0])
     by_stage, by_chip = served(stages, requests), served(replace(chips, machine=machine), requests)
     np.testing.assert_allclose(by_chip.last_token, by_stage.last_token, rtol=1e-9)
     assert by_chip.replays == by_stage.replays
+    assert by_stage.retries.any()
 
 
 def test_good_steps_before_one_that_fails_are_geometric(layouts):

@@ -75,6 +75,27 @@ def test_an_ffn_outage_delays_all_by_its_length_and_the_lost_part_of_a_step(
     assert failing.gaps.total == pytest.approx(waited)  # the outage is a part of a gap
 
 
+def test_no_work_is_made_in_a_part_of_the_run_in_which_the_ffn_pool_is_down(serve):
+    """All is made before, also the lost part of a step, whether steps leap or not."""
+    usual = serve(None)
+    at = middle(usual)
+    down = PoolOutages(other=(Outage(at=at, lasts=0.5),))
+    until = {
+        (end, leap): serve(down, options={"counted": (0.0, at + end), "leap": leap}).span
+        for end in (0.1, 0.4)
+        for leap in (True, False)
+    }
+    half = serve(down, options={"counted": (0.0, at / 2)}).span  # ends within a leap
+    assert half.busy[0] == pytest.approx(at / 2)
+    first = until[0.1, True]
+    assert first.busy[0] == pytest.approx(at)
+    assert first.tallies[0].logits == 16 * 15  # those of the lost part are made later
+    for span in until.values():
+        assert span.busy[0] == pytest.approx(first.busy[0])
+        assert span.tallies[0].logits == first.tallies[0].logits
+        assert span.tallies[0].batch_steps == pytest.approx(first.tallies[0].batch_steps)
+
+
 def test_a_dead_rank_stops_only_its_own_sequences(serve):
     usual = serve(None)
     for requests in ("retry", "fail"):

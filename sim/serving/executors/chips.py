@@ -40,7 +40,7 @@ class ChipExecutor(Executor):
         """Book the steps under way in part: the seconds worked, divided by those of equal chips."""
         self.machine.abort()
         for batch_step, step in self.under_way.items():
-            whole = float(self.machine.costs.step(batch_step.work).time.sum())
+            whole = self.machine.costs.seconds(batch_step.work)
             part = min(1.0, step.worked / whole)
             self.tally.add(batch_step.work, part - 1)
             self.interrupted[batch_step] = part
