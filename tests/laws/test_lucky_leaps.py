@@ -43,12 +43,12 @@ def layouts(make_deployment, make_model, make_chip, lossy, speculate):
     }
 
 
-def config(deployment, chance=None, drawn=False, seed=7, restart=0.0, **options):
-    """A replica whose steps of one token fail with a chance, or whose experts are drawn."""
+def config(deployment, chance=None, drawn=False, seed=7, restart=0.0, tokens=1, **options):
+    """A replica whose steps of so many tokens fail with a chance, or whose experts are drawn."""
     costs = Costs(deployment.layout, [seed]) if drawn else deployment.costs
     sampler = None
     if chance is not None:
-        rate = -math.expm1(math.log1p(-chance) / (8 * costs.collectives.link_bytes(1)))
+        rate = -math.expm1(math.log1p(-chance) / (8 * costs.collectives.link_bytes(tokens)))
         sampler = LinkErrorSampler(LinkErrors(bit_error_rate=rate, restart=restart), costs, [seed])
     of, draws = deployment.layout.speculation, None
     if of:
@@ -108,7 +108,8 @@ def test_a_leap_is_its_steps(layouts, run):
 
     def rows(leap):
         keys = ("chance", "drawn", "restart", "policies", "outages")
-        setup = config(deployment, **{key: run[key] for key in keys})
+        # A full step that nearly always failed would be repeated for ever.
+        setup = config(deployment, tokens=budget, **{key: run[key] for key in keys})
         return served(replace(setup, limits=limits), run["requests"], leap=leap)
 
     leap, step = rows(True), rows(False)
