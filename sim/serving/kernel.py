@@ -94,13 +94,21 @@ def chunk_seconds(line, read, old, chunk):
     )
 
 
+# Compiled apart: with this branch among them, the loops of `stage_times` take a tenth longer.
+@compiled
+def body_row(row, made):
+    """Return the row with the body of the next step of a row: its own, or that of drawn experts."""
+    drawn = made.shape[1] - DRAWN
+    if drawn > 0:
+        return made[row, DRAWN + made[row, MADE] % drawn]
+    return row
+
+
 @inlined
 def stage_times(slot, row, chunk, stages, rows, made, lines, read, batches, counts, integers):
     """Write the time of a step at each stage, up to the overhead of a chunk, to `stages[WORK]`."""
-    n, kinds, drawn = stages.shape[1], len(stages) - LAYERS, made.shape[1] - DRAWN
-    if drawn > 0:
-        row = made[row, DRAWN + made[row, MADE] % drawn]
-    work, body = stages[WORK], rows[row, BODY]
+    n, kinds = stages.shape[1], len(stages) - LAYERS
+    work, body = stages[WORK], rows[body_row(row, made), BODY]
     for s in range(n):
         work[s] = body[s]
     work[n - 1] += batches[slot, SAMPLING]
