@@ -1,6 +1,7 @@
 """Speed of a user, and time to the first token, over the number of users."""
 
 from collections.abc import Callable
+from itertools import takewhile
 
 from matplotlib.figure import Figure
 
@@ -49,10 +50,14 @@ def draw(swept: Swept) -> Figure:
 
 
 def flat_until(line: Series) -> float:
-    """Return the most users up to which the speed is at least 90 % of that of the fewest."""
-    users, speeds = line.values("users"), line.speeds
-    slow = (i for i, value in enumerate(speeds) if value < FLAT * speeds[0])
-    return users[next(slow, len(users)) - 1]
+    """Return the most users up to which the speed is at least 90 % of that of the fewest.
+
+    The system keeps up with all of these numbers of users.
+    """
+    speeds = line.speeds
+    points = zip(line.values("users"), speeds, line.steady, strict=True)
+    held = takewhile(lambda point: point[2] and point[1] >= FLAT * speeds[0], points)
+    return [users for users, *_ in held][-1]
 
 
 def busy_from(line: Series) -> float | None:

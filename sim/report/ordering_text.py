@@ -33,11 +33,11 @@ def order_lines(summary: RunSummary) -> list[str]:
         band = "" if name == reference else f" ({band})"
         lines.append(f"  {place}. {labels[name]}: {_times(system.ratio)} times{band}")
     places = {name: place for place, name in enumerate(order.systems, 1)}
-    for better, other in order.open:
+    for better, other in order.swappable:
         ends = [f"{of.key} at {of.at}" for of in order.depends_on if of.pair == (better, other)]
         by = f"one of these alone: {'; '.join(ends)}" if ends else "several numbers together"
         lines.append(f"Places {places[better]} and {places[other]} may be swapped by {by}.")
-    if not order.open:
+    if not order.swappable:
         lines.append("No neighbours are swapped within their bands.")
     if order.left_out:
         names = ", ".join(labels[name] for name in order.left_out)

@@ -44,13 +44,13 @@ class Hinge:
 class Ordering:
     """The systems by their tokens for equal joules, dollars or time, the best first.
 
-    open: pairs of neighbours that may be swapped within their band.
+    swappable: pairs of neighbours that may be swapped within their band.
     depends_on: the numbers that alone swap such a pair.
     left_out: systems whose joules or dollars are not known.
     """
 
     by: OrderKey
     systems: Mapping[str, OrderedSystem]
-    open: tuple[tuple[str, str], ...]
+    swappable: tuple[tuple[str, str], ...]
     depends_on: tuple[Hinge, ...]
     left_out: tuple[str, ...] = ()

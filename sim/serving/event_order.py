@@ -18,11 +18,13 @@ timeout with a priority, so `CallAfter` calls `Environment.schedule`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import simpy
 from simpy.events import NORMAL, URGENT
 
+from sim.serving.replica_config import Outage
 from sim.units import Seconds
 
 Callback = Callable[[simpy.Event], None]
@@ -53,6 +55,25 @@ class CallUrgently(CallAfter):
 
 class CallAtReturn(CallAfter):
     """A call when micro-batches return to the scheduler of their replica."""
+
+
+def schedule_outages(
+    env: simpy.Environment,
+    outages: Iterable[Outage],
+    down: Callable[[Outage], object],
+    up_again: Callable[[Outage], object],
+) -> None:
+    """Schedule a failure and a repair for each outage.
+
+    A repair is scheduled before the next failure. So at one instant it comes first.
+    """
+
+    def call(change: Callable[[Outage], object], outage: Outage, _: simpy.Event) -> None:
+        change(outage)
+
+    for outage in sorted(outages, key=lambda outage: outage.at):
+        CallUrgently(env, outage.at, partial(call, down, outage))
+        CallUrgently(env, outage.at + outage.lasts, partial(call, up_again, outage))
 
 
 def next_event_time(env: simpy.Environment, independent: bool = False) -> Seconds:

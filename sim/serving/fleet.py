@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sim.cost.energy import Tally, summed
 from sim.results.rows import Rows, Span, Traffic
-from sim.serving.event_order import CallAfter, CallUrgently
+from sim.serving.event_order import CallAfter, CallUrgently, schedule_outages
 from sim.serving.executors.choice import executor_for
 from sim.serving.policy import Request, Router, ring
 from sim.serving.policy_checks import checked_router
@@ -163,21 +163,17 @@ class ServingFleet:
     # Replicas fail.
 
     def schedule_outages(self) -> None:
-        """Schedule the failures and repairs of all replicas, in the order of each one's failures.
-
-        A repair is scheduled before the next failure. So at one instant it comes first.
-        """
+        """Schedule the failures and repairs of all replicas."""
         for number, config in enumerate(self.configs):
             if outages := config.pool_outages:
                 self.stops[number] = StepStops(self.env, number, outages.other, self)
                 self.stops[number].schedule()
                 if outages.attention:
                     RankFailures(self.env, number, outages.attention, self).schedule()
-            for outage in sorted(config.outages, key=lambda outage: outage.at):
-                CallUrgently(self.env, outage.at, partial(self.down, number, outage))
-                CallUrgently(self.env, outage.at + outage.lasts, partial(self.up_again, number))
+            down, up_again = partial(self.down, number), partial(self.up_again, number)
+            schedule_outages(self.env, config.outages, down, up_again)
 
-    def down(self, number: int, outage: Outage, _: simpy.Event) -> None:
+    def down(self, number: int, outage: Outage) -> None:
         """Let a replica fail. Its requests begin again, or fail."""
         replica = self.replicas[number]
         lost = replica.fail()
@@ -198,7 +194,7 @@ class ServingFleet:
             rows.retries[request.id] += 1
             self.send_again(self.source.request(request.id, request.arrival))
 
-    def up_again(self, number: int, _: simpy.Event) -> None:
+    def up_again(self, number: int, _: Outage) -> None:
         """Replace a failed replica by an empty one, which has its weights loaded."""
         self.replicas[number] = self.build(number)
         if number in self.stops:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import simpy
 
 from sim.cost.attention_ffn import AttentionFfnCosts
-from sim.serving.event_order import CallUrgently
+from sim.serving.event_order import schedule_outages
 from sim.serving.executors.pausing import PausingExecutor
 from sim.serving.replica import Replica
 from sim.serving.replica_config import Outage
@@ -39,12 +39,10 @@ class StepStops:
         self.under_way = 0
 
     def schedule(self) -> None:
-        """Schedule all failures and repairs; at one instant a repair comes first."""
-        for outage in sorted(self.outages, key=lambda outage: outage.at):
-            CallUrgently(self.env, outage.at, self.down)
-            CallUrgently(self.env, outage.at + outage.lasts, self.up_again)
+        """Schedule all failures and repairs."""
+        schedule_outages(self.env, self.outages, self.down, self.up_again)
 
-    def down(self, _: simpy.Event) -> None:
+    def down(self, _: Outage) -> None:
         """Stop all steps."""
         self.under_way += 1
         if self.under_way == 1:
@@ -55,7 +53,7 @@ class StepStops:
         if self.under_way and (replica := self.fleet.replicas[self.number]).up:
             _pausing(replica).pause()
 
-    def up_again(self, _: simpy.Event) -> None:
+    def up_again(self, _: Outage) -> None:
         """Begin the step under way again, if no other outage is under way."""
         self.under_way -= 1
         if not self.under_way and (replica := self.fleet.replicas[self.number]).up:
@@ -98,28 +96,26 @@ class RankFailures:
         return self.fleet.replicas[self.number]
 
     def schedule(self) -> None:
-        """Schedule all failures and repairs; at one instant a repair comes first."""
-        for outage in sorted(self.outages, key=lambda outage: outage.at):
-            CallUrgently(self.env, outage.at, partial(self.rank_down, outage))
-            CallUrgently(self.env, outage.at + outage.lasts, partial(self.rank_up, outage))
+        """Schedule all failures and repairs."""
+        schedule_outages(self.env, self.outages, self.rank_down, self.rank_up)
 
-    def rank_down(self, outage: Outage, event: simpy.Event) -> None:
+    def rank_down(self, outage: Outage) -> None:
         """Lose the sequences of a rank. Those of the other ranks go on."""
         alive = [rank for rank in range(self.ranks) if rank not in self.dead]
         self.dead.add(outage.replica)
         if len(alive) == 1:
-            self.fleet.down(self.number, outage, event)
+            self.fleet.down(self.number, outage)
             return
         admission, place = self.replica.admission, alive.index(outage.replica)
         for request in admission.admitted()[place :: len(alive)]:
             admission.lose(request, partial(self.fleet.lose, outage=outage))
         self.use_ranks()
 
-    def rank_up(self, outage: Outage, event: simpy.Event) -> None:
+    def rank_up(self, outage: Outage) -> None:
         """Let a rank serve again, which holds no sequences."""
         self.dead.remove(outage.replica)
         if not self.replica.up:
-            self.fleet.up_again(self.number, event)
+            self.fleet.up_again(self.number, outage)
         self.use_ranks()
         self.replica.on_submit()
 

@@ -265,11 +265,11 @@ class PooledFleet(ServingFleet):
             self.rows.expire(journey.request.id, deadline)
             self.on_request_ended(journey.request, self.env.now)
 
-    def down(self, number: int, outage: Outage, event: simpy.Event) -> None:
+    def down(self, number: int, outage: Outage) -> None:
         """Let a replica fail, with the requests that it serves, and the prompts that it holds."""
         self.replicas[number].up = False
         self.find_pools()
-        super().down(number, outage, event)
+        super().down(number, outage)
         for journey in list(self.journeys.values()):
             if journey.source is self.replicas[number]:
                 self.lose(journey.prompt, outage)
@@ -293,9 +293,9 @@ class PooledFleet(ServingFleet):
                 journey.target.withdraw(journey.request)
         super().lose(request, outage)
 
-    def up_again(self, number: int, event: simpy.Event) -> None:
+    def up_again(self, number: int, outage: Outage) -> None:
         """Replace a failed replica by an empty one, and send it what waits for its pool."""
-        super().up_again(number, event)
+        super().up_again(number, outage)
         self.find_pools()
         if self.decode:
             waiting, self.stranded = self.stranded, deque()

@@ -70,7 +70,7 @@ def order_of(scenario: Scenario, by: OrderKey) -> Ordering:
             )
             for name in names
         },
-        open=tuple(pair for pair in neighbours if ahead[pair][0] < 1),
+        swappable=tuple(pair for pair in neighbours if ahead[pair][0] < 1),
         depends_on=tuple(
             _hinge(shared, end, pair)
             for pair in neighbours

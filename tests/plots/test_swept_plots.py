@@ -269,6 +269,14 @@ def test_users_title_says_until_when_the_speed_holds(swept):
     assert title == f"{told}; with {int(table['users'][-1])} a first token takes {wait}"
 
 
+def test_the_speed_holds_only_where_the_system_keeps_up(swept):
+    line = next(each for each in series.series(swept["users"], "users") if each.system == "lpu")
+    numbers, held = line.values("users"), users.flat_until(line)
+    verdict = polars.when(polars.col("users") == held).then(polars.lit("OVERLOADED"))
+    table = line.table.with_columns(verdict=verdict.otherwise(polars.col("verdict")))
+    assert users.flat_until(replace(line, table=table)) == numbers[numbers.index(held) - 1]
+
+
 def test_a_pipeline_is_busy_where_twice_the_users_get_no_more(tmp_path):
     """Prompts enter one token a beat: 64 + 16 tokens a request take all beats long before decodes alone would."""
     lines = "[" + ", ".join(CLOSED.replace("60", "200") % n for n in (1, 2, 64, 128)) + "]"

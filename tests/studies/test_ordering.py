@@ -101,7 +101,7 @@ def test_bands_add_the_moves_of_both_systems_in_squares(tmp_path, most):
     assert ratio < 1
     assert low == pytest.approx(ratio / math.exp(math.hypot(less, slower)))
     assert high == pytest.approx(ratio * math.exp(math.hypot(more, faster)))
-    assert order.open == ((("near", "far"),) if high > 1 else ())
+    assert order.swappable == ((("near", "far"),) if high > 1 else ())
     assert (high > 1) == (most == "150 us")
 
 
@@ -150,7 +150,7 @@ def test_a_hinge_reverses_its_pair(tmp_path):
     kept = two + rest.partition("  one:")[0] + "  drafted:" + rest.partition("  drafted:")[2]
     order = order_of(read(tmp_path, first + kept.partition("  pd:")[0]), "tpot")
     assert list(order.systems) == ["drafted", "two"]
-    assert order.open == (("drafted", "two"),)
+    assert order.swappable == (("drafted", "two"),)
     hinges = {(of.key, of.at) for of in order.depends_on}
     assert ("scenario: transfer.latency", "5 ms") in hinges
     assert ("scenario: transfer.latency", "1 us") not in hinges
@@ -161,7 +161,7 @@ def test_the_screen_says_the_order(result):
     assert "Order by token/s per MW, relative to two" in lines
     for place, name in enumerate(result.order.systems, 1):
         assert f"  {place}. {name}: " in lines
-    place = list(result.order.systems).index(result.order.open[0][0]) + 1
+    place = list(result.order.systems).index(result.order.swappable[0][0]) + 1
     assert f"Places {place} and {place + 1} may be swapped by one of these alone: " in lines
 
 
