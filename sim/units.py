@@ -8,9 +8,11 @@ A number without a unit is an error in a file and correct in code.
 
 import math
 import re
-from functools import cache
+from collections.abc import Iterable
+from functools import cache, reduce
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -229,3 +231,8 @@ Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 HOUR: Seconds = 3600.0
 DAY: Seconds = 24 * HOUR
 YEAR: Seconds = 365 * DAY
+
+
+def longest(times: Iterable[Seconds]) -> Seconds:
+    """Return the longest of some times, elementwise where they are arrays."""
+    return reduce(np.maximum, times)

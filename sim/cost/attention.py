@@ -4,7 +4,9 @@ A state of fixed size takes a time that depends on tokens alone.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
+
+import numpy as np
 
 from sim.cost.layout import Layout
 from sim.cost.terms import Array, Sides
@@ -137,9 +139,12 @@ class AttentionKind:
     def of_decodes(self, decodes: int) -> AttentionCore:
         """Return the attention of a layer for the tokens of so many sequences."""
         if decodes not in self._decodes:
-            ranked = self.width * self.layout.plan.ranked(decodes), self.width * decodes
-            self._decodes[decodes] = attention_core(self.layout, self.shape, ranked, True)
+            self._decodes[decodes] = self._decode_core(decodes)
         return self._decodes[decodes]
+
+    def _decode_core(self, decodes: int) -> AttentionCore:
+        ranked = self.width * self.layout.plan.ranked(decodes), self.width * decodes
+        return attention_core(self.layout, self.shape, ranked, True)
 
     def of_chunks(self, ranked: int, tokens: int) -> AttentionCore:
         """Return the attention of a layer for chunks of prompts.
@@ -155,9 +160,14 @@ class AttentionKind:
             self._chunks[key] = core
         return self._chunks[key]
 
-    def line(self, decodes: int) -> DecodeLine:
-        """Return the attention of a layer for so many sequences, over their context."""
-        return decode_line(self.of_decodes(decodes), decodes, self.width)
+    def lines(self, numbers: range) -> list[DecodeLine]:
+        """Return the attention of a layer over the context, for each number of sequences."""
+        if len(numbers) == 1:
+            return [decode_line(self.of_decodes(numbers[0]), numbers[0], self.width)]
+        decodes = cast("int", np.array(numbers))  # the formulas are elementwise
+        windowed, *times = decode_line(self._decode_core(decodes), decodes, self.width)
+        columns = [np.broadcast_to(time, len(numbers)).tolist() for time in times]
+        return [DecodeLine(windowed, *row) for row in zip(*columns, strict=True)]
 
 
 def attention_core(
@@ -353,5 +363,5 @@ def _linear_times(
         for nothing, attend, read in zip(start, attending, reading, strict=True)
     )
     if flops.unpacking:
-        begun -= tokens * cached  # new tokens are cached, too, but need no unpacking here
+        begun = begun - tokens * cached  # new tokens are cached, too, but need no unpacking here
     return (begun, attended, cached), to_read

@@ -17,7 +17,7 @@ from sim.cost.attention import (
 from sim.cost.collectives import Collectives, Exchange
 from sim.cost.layout import Layout
 from sim.cost.multiplies import Multiply, in_whole_tiles, is_walk, multiply_op
-from sim.cost.terms import OVERHEAD, Array, Cause, Row, Sides
+from sim.cost.terms import OVERHEAD, Array, Cause, Row, Sides, all_of
 from sim.hardware.chip import Op, Quotient
 from sim.model.blocks import Block, Mixer
 from sim.units import Bytes, Seconds
@@ -48,7 +48,7 @@ def fixed_rows(block: Block, repeats: Array, multiplies: tuple[Multiply, ...]) -
     """Yield the row of the fixed times of multiplies, if they have any."""
     if seconds := sum(multiply.fixed for multiply in multiplies):
         causes = partial(_fixed_causes, multiplies)
-        yield Row(block, repeats, seconds, 0.0, ((OVERHEAD, 1.0),), causes)
+        yield Row(block, repeats, seconds, 0.0, all_of(OVERHEAD), causes)
 
 
 def _fixed_causes(multiplies: tuple[Multiply, ...]) -> tuple[Cause, ...]:

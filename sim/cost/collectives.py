@@ -12,7 +12,7 @@ from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Algorithm, Copies, Operation, Topology
 from sim.model.blocks import Block, Experts
-from sim.units import Bytes, Seconds
+from sim.units import Bytes, Seconds, longest
 
 TOKEN_BYTES = 4.0  # of a sampled token's number, on its way back to the first stage
 
@@ -75,7 +75,7 @@ class Collectives:
         self.last = (self.stages - 1) * layout.plan.stage_size  # the chip that samples
         self.back = layout.topology.send(self.last, 0, TOKEN_BYTES) if self.last else 0.0
         self._hops: dict[int, Array] = {}
-        self._exchanges: dict[tuple[Operation, int, Bytes, Copies], tuple[Exchange, ...]] = {}
+        self._exchanges: dict[tuple[Operation, int, bytes, Copies], tuple[Exchange, ...]] = {}
         self._softwares: dict[int, tuple[Seconds, float, float]] = {}
         self._copied: dict[tuple[Experts, tuple[int, ...]], tuple[float, Copies]] = {}
         self._link_bytes: dict[int, Bytes] = {}
@@ -160,11 +160,8 @@ class Collectives:
         for group, algorithm in zip(exchange.groups, exchange.algorithms, strict=True):
             if exchange.operation == "all_reduce":
                 offered = topology.all_reduces(group, 0.0, *software)
-                times += [
-                    time
-                    for way, time in topology.with_additions(group, offered)
-                    if way == algorithm
-                ]
+                added = topology.with_additions(group, offered)
+                times += [time for way, time in added.items() if way == algorithm]
             else:
                 times.append(self._timed(exchange.operation, group, 0.0, software, ())[0])
         return max(times)
@@ -213,7 +210,7 @@ class Collectives:
         self, operation: Operation, stage: int, nbytes: Bytes, copies: Copies = ()
     ) -> tuple[Exchange, ...]:
         """Return one exchange in each rank of a stage, or for all-to-all in the whole stage."""
-        key = (operation, stage, nbytes, copies)
+        key = operation, stage, np.asarray(nbytes).tobytes(), copies  # arrays are no keys
         if key not in self._exchanges:
             plan = self.layout.plan
             n = plan.stage_size if operation == "all_to_all" else plan.tensor
@@ -235,7 +232,7 @@ class Collectives:
                     self._timed(operation, g, nbytes, lossless_software, copies) for g in groups
                 ]
             algorithms = tuple(algorithm for _, algorithm in timed)
-            slowest, lossless = (max(time for time, _ in times) for times in (timed, ideal))
+            slowest, lossless = (longest(time for time, _ in times) for times in (timed, ideal))
             self._exchanges[key] = (
                 Exchange(
                     operation, groups, nbytes, algorithms, latency, efficiency, slowest, lossless

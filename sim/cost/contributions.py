@@ -111,7 +111,7 @@ def _of_row(row: Row, count: float) -> Iterator[Contribution]:
     """Yield the lines of a row that occurs `count` times: one for each term and cause."""
     total = row.seconds
     for cause in row.causes() if count else ():
-        for term, share in row.shares:
+        for term, share in row.shares():
             times = count * share
             yield Contribution(
                 TERMS[term],

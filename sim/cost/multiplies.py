@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sim.cost.layout import Layout
-from sim.cost.terms import ACTIVATIONS, COMPUTE, WEIGHTS, Sides
+from sim.cost.terms import ACTIVATIONS, COMPUTE, WEIGHTS, Shares, Sides
 from sim.hardware.chip import Chip, Op, Precision
 from sim.hardware.engine import Engine
 from sim.hardware.kernels import expert_precision
 from sim.model.blocks import Block, NumberFormat
-from sim.units import Bytes, Flop, Seconds
+from sim.units import Bytes, Flop, Seconds, longest
 
 
 class Multiply(NamedTuple):
@@ -209,12 +209,10 @@ def _sides(
     ideal = times(multiply)
     compute, memory = times(in_whole_tiles(multiply)) if multiply.padding > 1 else ideal
     tiles = 1 + multiply.more_tokens / tokens
-    return Sides(compute * tiles / computing, max(memory / reading, multiply.walk), *ideal)
+    return Sides(compute * tiles / computing, longest((memory / reading, multiply.walk)), *ideal)
 
 
-def multiply_shares(
-    layout: Layout, multiply: Multiply, tokens: float, sides: Sides
-) -> tuple[tuple[int, float], ...]:
+def multiply_shares(layout: Layout, multiply: Multiply, tokens: float, sides: Sides) -> Shares:
     """Return the terms of a multiply: computing, or weights and activations by their bytes."""
     if sides.compute >= sides.memory:
         return ((COMPUTE, 1.0),)

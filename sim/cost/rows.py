@@ -25,14 +25,26 @@ from sim.cost.multiplies import (
     multiply_shares,
     multiply_sides,
 )
-from sim.cost.terms import ACTIVATIONS, COLLECTIVES, COMPUTE, HOPS, KV, OVERHEAD, Array, Row
+from sim.cost.terms import (
+    ACTIVATIONS,
+    COLLECTIVES,
+    COMPUTE,
+    HOPS,
+    KV,
+    OVERHEAD,
+    Array,
+    Row,
+    Shares,
+    Sides,
+    all_of,
+)
 from sim.cost.work import Work
 from sim.hardware.engine import Engine
-from sim.model.blocks import Block
+from sim.model.blocks import Block, Mixer
 from sim.units import Seconds
 
 # The shares of rows of one term.
-IS_OVERHEAD, IS_COLLECTIVE, IS_HOP = (((term, 1.0),) for term in (OVERHEAD, COLLECTIVES, HOPS))
+IS_OVERHEAD, IS_COLLECTIVE, IS_HOP = map(all_of, (OVERHEAD, COLLECTIVES, HOPS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +116,17 @@ class StepRows:
             layers, others = kind.layers.item() * self.last, (kind.width, kind.prompts)
             yield AttentionKind(kind.layout, kind.shape, layers, self.head, *others)
 
+    @property
+    def elementwise(self) -> bool:
+        """Whether `body_rows` takes arrays of numbers of tokens, as it does without experts.
+
+        Left out: the loads of experts, and attention ranks, which have other numbers.
+        """
+        layout = self.layout
+        kinds = layout.chip.compute.elementwise and layout.topology.elementwise
+        own = kinds and not self.routed and layout.plan.attention_data == 1
+        return own and (not self.drafter or self.drafter.elementwise)
+
     def _mixing(self) -> Array:
         """Return float[stage]: the layers with mixers, over all passes of a step."""
         own = [c.repeats for b, c in self.blocks.items() if b.mixers]
@@ -137,7 +160,7 @@ class StepRows:
     def body_rows(self, tokens: int, ranked: int, load: DrawnLoad = ()) -> Iterator[Row]:
         """Yield the rows that depend on tokens alone: blocks, collectives, the overhead of a step.
 
-        ranked: tokens of the fullest rank.
+        ranked: tokens of the fullest rank. Both may be arrays; then the times are, too.
         load: the drawn load of the experts in this step; () for the expected one.
         Left out: the head, and attention.
         """
@@ -185,7 +208,7 @@ class StepRows:
             width = layout.plan.stored(block, block.matrices[0]).bytes
             time = ranked * layout.model.hidden_size * width / layout.weights_memory.bandwidth
             causes = partial(embedding_causes, layout, time * layout.weights_memory.bandwidth)
-            yield Row(block, cost.repeats, time, time, ((ACTIVATIONS, 1.0),), causes)
+            yield Row(block, cost.repeats, time, time, all_of(ACTIVATIONS), causes)
             return
         yield from cost.fixed
         yield from self._dense_rows(block, cost, ranked)
@@ -219,7 +242,7 @@ class StepRows:
         Left out: gathering the logits.
         """
         ranked = self.layout.plan.ranked
-        if logits:
+        if np.any(logits):
             (head,) = self.blocks[self.head].dense
             yield from fixed_rows(self.head, self.last, (head,))
             yield _multiply_row(self.layout, self.head, self.last, head, ranked(logits))
@@ -279,9 +302,19 @@ def _multiply_row(
 ) -> Row:
     """Return the row of a multiply that runs `times` times, such as once for each expert."""
     sides = multiply_sides(layout, multiply, tokens)
-    shares = multiply_shares(layout, multiply, tokens, sides)
+    shares = partial(multiply_shares, layout, multiply, tokens, sides)
     causes = partial(multiply_causes, layout, multiply, tokens, sides, times)
     return Row(block, repeats, times * sides.seconds, times * sides.ideal, shares, causes)
+
+
+def _attention_shares(layout: Layout, shape: Mixer, decode: bool, sides: Sides) -> Shares:
+    """Return the terms of attention: computing or reading, and the start of its kernel."""
+    term = COMPUTE if sides.compute >= sides.memory else KV
+    fixed = attention_losses(layout, shape, decode).fixed
+    if not fixed:  # without it a mixer may take no time
+        return ((term, 1.0),)
+    fixed /= sides.seconds
+    return ((term, 1 - fixed), (OVERHEAD, fixed))
 
 
 def attention_row(kind: AttentionKind, work: Work, decode: bool) -> Row:
@@ -296,11 +329,7 @@ def attention_row(kind: AttentionKind, work: Work, decode: bool) -> Row:
         core = kind.of_chunks(*ranked)
         sides, positions = core.prompt_sides(work), core.prompt_positions(work)
     causes = partial(attention_causes, kind.layout, kind.shape, positions, ranked, decode, sides)
-    term = COMPUTE if sides.compute >= sides.memory else KV
-    fixed = attention_losses(kind.layout, kind.shape, decode).fixed
-    if fixed:  # without it a mixer may take no time
-        fixed /= sides.seconds
-    shares = ((term, 1 - fixed), (OVERHEAD, fixed)) if fixed else ((term, 1.0),)
+    shares = partial(_attention_shares, kind.layout, kind.shape, decode, sides)
     return Row(kind.part, kind.layers, sides.seconds, sides.ideal, shares, causes)
 
 

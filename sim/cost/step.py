@@ -5,10 +5,10 @@ rows up: `step` for the serving loop, `line` for a single stage, `terms` by caus
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from sim.cost.terms import HOPS, OVERHEAD, TIME, Array, Row, by_term
 from sim.cost.work import Work
 from sim.model.blocks import Block, Mixer
 from sim.units import Seconds
+
+RowsOf = Callable[[int, int, Any], Iterator[Row]]
+
+TOGETHER = 128  # numbers of tokens whose times are computed together
 
 
 class Step(NamedTuple):
@@ -64,8 +68,9 @@ class Costs(StepRows):
         self.launched: Array = self._mixing()
         self._first_layers = [float(layers[0]) for layers in self.layers]
         self._no_growth = [0.0] * len(self.kinds)
-        self._body: dict[tuple[int, int, DrawnLoad], Array] = {}
-        self._sampling: dict[tuple[int, int, int], Seconds] = {}
+        self.together = TOGETHER if self.elementwise else 1
+        self._bodies: dict[tuple[int, int, DrawnLoad], Array] = {}
+        self._samplings: dict[tuple[int, int, int], Array] = {}
         self._prompt_cores: dict[tuple[int, int], list[AttentionCore]] = {}
         self._lines: dict[int, list[DecodeLine]] = {}
         self._fixed: dict[tuple[int | None, ...], Seconds] = {}  # of `line`: all but attention
@@ -190,20 +195,32 @@ class Costs(StepRows):
 
     def body_with(self, tokens: int, ranked: int, load: DrawnLoad) -> Array:
         """Return `body` with a drawn load of the experts; () for the expected one."""
-        key = tokens, ranked, load
-        if key not in self._body:
-            self._body[key] = _total(self.body_rows(*key), self.stages)
-        return self._body[key]
+        return self._summed(self._bodies, self.body_rows, (tokens, ranked, load))
 
     def sampling(self, logits: int, sequences: int, drafting: int) -> Seconds:
         """Return the seconds that the head, the sequences and drafts add to the last stage.
 
         drafting: sequences for which drafts are made.
         """
-        key = logits, sequences, drafting
-        if key not in self._sampling:
-            self._sampling[key] = float(_total(self.sampling_rows(*key), self.stages)[-1])
-        return self._sampling[key]
+        numbers = logits, sequences, drafting
+        return float(self._summed(self._samplings, self.sampling_rows, numbers)[-1])
+
+    def _summed(self, kept: dict[Any, Array], rows: RowsOf, numbers: tuple[int, int, Any]) -> Array:
+        """Return float[stage]: the sum of the rows for some numbers of tokens [s].
+
+        Formulas are elementwise. So sums are computed, and kept, for many numbers together. Drawn
+        loads and drafts belong to one number of tokens.
+        """
+        number, other, fixed = numbers
+        together = self.together if number and not fixed else 1
+        place = (number - 1) % together
+        key = number - place, other - place, fixed
+        if key not in kept:
+            more = cast("int", np.arange(together)) if together > 1 else 0
+            total = _total(rows(key[0] + more, key[1] + more, fixed), self.stages)
+            kept[key] = np.atleast_2d(total)
+        summed: Array = kept[key][place]
+        return summed
 
     def hops(self, ranked: int) -> Array:
         """Return float[stage]: seconds from each stage's predecessor to it; 0 for the first.
@@ -252,17 +269,22 @@ class Costs(StepRows):
 
     def _decode_lines(self, decodes: int) -> list[DecodeLine]:
         if decodes not in self._lines:
-            self._lines[decodes] = [kind.line(decodes) for kind in self.kinds]
+            first = decodes - (decodes - 1) % self.together
+            numbers = range(first, first + self.together)
+            lines = [kind.lines(numbers) for kind in self.kinds]
+            for place, number in enumerate(numbers):
+                self._lines[number] = [of_kind[place] for of_kind in lines]
         return self._lines[decodes]
 
 
 def _total(rows: Iterator[Row], stages: int) -> Array:
+    """Return float[stage]; for arrays of numbers of tokens, float[number, stage] [s]."""
     if stages == 1:  # plain floats are ten times as fast as arrays of one number
         seconds = 0.0
         for row in rows:
             seconds += row.repeats.item() * row.seconds
-        return np.array([seconds])
+        return np.array([seconds]).T
     total = np.zeros(stages)
     for row in rows:
-        total += row.repeats * row.seconds
+        total = total + np.multiply.outer(row.seconds, row.repeats)
     return total

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.model.blocks import Block, Mixer
-from sim.units import Seconds
+from sim.units import Seconds, longest
 
 TERMS = ("weights", "kv", "activations", "compute", "collectives", "hops", "overhead")
 WEIGHTS, KV, ACTIVATIONS, COMPUTE, COLLECTIVES, HOPS, OVERHEAD = range(len(TERMS))
@@ -15,6 +15,8 @@ WEIGHTS, KV, ACTIVATIONS, COMPUTE, COLLECTIVES, HOPS, OVERHEAD = range(len(TERMS
 TIME, FITTED = 0, 1
 
 Array = NDArray[np.float64]
+
+Shares = tuple[tuple[int, float], ...]  # of a time, by term; they add up to 1
 
 Resource = Literal["memory", "compute", "link", "host", "software"]
 
@@ -54,17 +56,24 @@ class Row(NamedTuple):
 
     part: the block, or the kind of mixer, that it belongs to; None: the stage.
     repeats: float[stage], how often each stage has it.
-    seconds, ideal: time of one, with and without the engine's losses [s].
-    shares: the parts of the time by term; they add up to 1.
-    causes: returns the numbers behind `seconds`; called only to explain a time.
+    seconds, ideal: time of one, with and without the engine's losses [s]; arrays where the numbers
+    of tokens are.
+    shares: returns the parts of the time by term. causes: returns the numbers behind `seconds`.
+    Both are called only to explain a time, which is then one number and no array.
     """
 
     part: Block | Mixer | None
     repeats: Array
     seconds: Seconds
     ideal: Seconds
-    shares: tuple[tuple[int, float], ...]
+    shares: Callable[[], Shares]
     causes: Callable[[], tuple[Cause, ...]]
+
+
+def all_of(term: int) -> Callable[[], Shares]:
+    """Return the shares of a row that belongs to one term."""
+    shares = ((term, 1.0),)
+    return lambda: shares
 
 
 def by_term(rows: Iterable[Row], stages: int) -> Array:
@@ -72,7 +81,7 @@ def by_term(rows: Iterable[Row], stages: int) -> Array:
     table = np.zeros((stages, 2, len(TERMS)))
     for row in rows:
         time, ideal = row.repeats * row.seconds, row.repeats * row.ideal
-        for term, share in row.shares:
+        for term, share in row.shares():
             table[:, TIME, term] += share * time
             table[:, FITTED, term] += share * (time - ideal)
     return table
@@ -89,9 +98,9 @@ class Sides(NamedTuple):
     @property
     def seconds(self) -> Seconds:
         """The longer side, because both run at the same time."""
-        return max(self.compute, self.memory)
+        return longest((self.compute, self.memory))
 
     @property
     def ideal(self) -> Seconds:
         """The longer side without the engine's losses."""
-        return max(self.ideal_compute, self.ideal_memory)
+        return longest((self.ideal_compute, self.ideal_memory))

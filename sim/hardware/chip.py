@@ -146,6 +146,11 @@ class Compute(Value, ABC):
         simulator relies on this when it makes many steps in one event.
         """
 
+    @property
+    def elementwise(self) -> bool:
+        """Whether `times` also takes an Op for arrays of tokens. A user's own kind may not."""
+        return type(self) in COMPUTE_KINDS.values()
+
     def quotients(self, op: Op, memory: Memory) -> tuple[Quotient, Quotient] | None:
         """Return both times with their amounts and rates; None: this kind has no such form."""
         return None

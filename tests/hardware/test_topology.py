@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from itertools import pairwise, permutations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -638,6 +639,31 @@ def test_a_group_of_one_says_nothing(topology, nbytes):
     assert topology.all_reduce(range(1), nbytes, 1.0, 0.5) == 0
     assert topology.all_gather(range(1), nbytes, 1.0, 0.5) == 0
     assert topology.all_to_all(range(1), nbytes, 1.0, 0.5) == 0
+
+
+@given(
+    groups(),
+    st.lists(st.floats(0, 1e6), min_size=2, max_size=5),
+    st.floats(0, 1e-4),
+    st.floats(0.1, 1),
+)
+@settings(deadline=None)
+def test_times_of_an_array_of_bytes_are_those_of_each_number(group, sizes, latency, efficiency):
+    topology, chips = group
+    assert topology.elementwise
+    for collective in (topology.all_reduce, topology.all_gather, topology.all_to_all):
+        together = collective(chips, np.array(sizes), latency, efficiency)
+        alone = [collective(chips, nbytes, latency, efficiency) for nbytes in sizes]
+        assert np.broadcast_to(together, len(sizes)).tolist() == alone
+
+
+def test_a_topology_of_a_users_own_kind_is_asked_for_one_number_of_bytes_at_a_time():
+    class Slow(Ring):
+        """A ring whose `all_gather` need not take arrays."""
+
+    own = Slow(link=LINK, chips=4)
+    assert not own.elementwise
+    assert not Hierarchical(levels=(own, Switch(link=LINK))).sized(8).elementwise
 
 
 @given(groups(), st.floats(0, 1e9), st.floats(0, 1e9))

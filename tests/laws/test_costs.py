@@ -136,6 +136,22 @@ def test_the_terms_of_a_step_are_its_time(deployments, key, work):
     assert terms[:, TIME, HOPS] == pytest.approx(costs.hops(work.tokens))
 
 
+@given(KEYS, st.integers(1, 300), st.integers(0, 300), st.integers(1, 3))
+def test_times_that_are_computed_together_are_those_of_each_number_of_tokens(
+    deployments, key, decodes, prompt, width
+):
+    layout = deployments[key].layout
+    together, alone = (Costs(layout, widths=(width,)) for _ in range(2))
+    assert (together.together > 1) == (not key[0].endswith("binds later"))
+    alone.together = 1
+    chunks = Work(0, 0, prompt, min(prompt, 3), prompt * (prompt + 1) // 2, prompt)
+    logits = width * decodes + min(prompt, 2)
+    work = replace(chunks, decodes=decodes, context=90 * decodes, logits=logits, width=width)
+    step, other = (costs.step(work) for costs in (together, alone))
+    assert step.time.tolist() == other.time.tolist()
+    assert np.array_equal(step.growth, other.growth)
+
+
 @given(KEYS, works())
 def test_the_fitted_part_lies_within_each_term_and_is_nothing_for_an_ideal_engine(
     deployments, key, work

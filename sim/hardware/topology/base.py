@@ -2,10 +2,11 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from functools import cached_property, reduce
 from typing import Annotated, Literal, NamedTuple, Self
 
+import numpy as np
 from pydantic import Field, field_validator
 
 from sim.inputs.fields import OfKind
@@ -199,6 +200,11 @@ class Topology(Value, ABC):
         return shares[str(next((size for size in sizes if size >= chips), sizes[-1]))]
 
     @property
+    def elementwise(self) -> bool:
+        """Whether times of collectives also take arrays of bytes. A user's own kind may not."""
+        return type(self) in TOPOLOGY_KINDS.values()
+
+    @property
     def most_chips(self) -> int | None:
         """The largest number of chips that it joins; None without a limit."""
         return self.chips or self.limit
@@ -289,28 +295,26 @@ class Topology(Value, ABC):
     ) -> tuple[Seconds, Algorithm]:
         """Return the time and the algorithm of the fastest all-reduce.
 
+        nbytes: may be an array; the algorithm is then the fastest for all of them, or ().
         Raises: ValueError if the topology has none of the allowed algorithms.
         """
-        offered = self.all_reduces(group, nbytes, latency, efficiency)
-        times = [
-            (time, algorithm)
-            for algorithm, time in self.with_additions(group, offered)
-            if algorithm[0] in allowed or not allowed
-        ]
+        offered = self.with_additions(group, self.all_reduces(group, nbytes, latency, efficiency))
+        times = {way: offered[way] for way in offered if way[0] in allowed or not allowed}
         if not times:
             expected = " or ".join(allowed)
             has = ", ".join(dict.fromkeys(algorithm[0] for algorithm in offered))
             raise ValueError(
                 f"the {self.noun()} has no {expected} all-reduce for this group; it has {has}"
             )
-        return min(times)
+        fastest: Seconds = reduce(np.minimum, times.values())
+        chosen = (way for way, time in times.items() if np.all(time == fastest))
+        return fastest, min(chosen, default=())
 
     def with_additions(
         self, group: range, times: Mapping[Algorithm, Seconds]
-    ) -> Iterator[tuple[Algorithm, Seconds]]:
-        """Yield each algorithm of `all_reduces` with its time and that of its additions."""
-        for algorithm, time in times.items():
-            yield algorithm, time + self._additions(group, algorithm)
+    ) -> dict[Algorithm, Seconds]:
+        """Return the times of `all_reduces`, with those of its additions."""
+        return {way: time + self._additions(group, way) for way, time in times.items()}
 
     def _additions(self, group: range, algorithm: Algorithm) -> Seconds:
         """Return the time of an all-reduce's additions; the second half of its phases has none."""

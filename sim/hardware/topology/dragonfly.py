@@ -26,7 +26,7 @@ from sim.hardware.topology.base import (
     side_by_side,
     two_shot_all_reduce,
 )
-from sim.units import Bytes, BytesPerSecond, Count, Seconds
+from sim.units import Bytes, BytesPerSecond, Count, Seconds, longest
 
 
 class Dragonfly(Topology):
@@ -200,7 +200,7 @@ class Dragonfly(Topology):
             between.with_software(latency, efficiency),
             nbytes / min(sizes),
         )
-        inside = 2 * max(all_to_all_gather(size, nbytes, channel) for size in sizes)
+        inside = 2 * longest(all_to_all_gather(size, nbytes, channel) for size in sizes)
         return {
             ("hierarchical", "one-shot"): inside + one_shot_all_reduce(len(sizes), share, outside),
             ("hierarchical", "two-shot"): inside + two_shot_all_reduce(len(sizes), share, outside),
@@ -218,7 +218,7 @@ class Dragonfly(Topology):
         if len(sizes) == 1:
             return super().all_gather(group, nbytes, latency, efficiency)
         taken = nbytes * (1 / min(sizes) - 1 / len(group)) / (len(sizes) - 1)
-        inside = max(
+        inside = longest(
             all_to_all_gather(size, nbytes, self.pair(group).with_software(latency, efficiency))
             for size in sizes
         )
@@ -242,7 +242,7 @@ class Dragonfly(Topology):
         if len(sizes) == 1:
             return inside if len(group) > 1 else 0.0
         outside = Channel(between.latency, self._outside()).with_software(latency, efficiency)
-        return max(inside, outside.time(nbytes * (1 - min(sizes) / len(group))))
+        return longest((inside, outside.time(nbytes * (1 - min(sizes) / len(group)))))
 
     def messages(
         self, operation: Operation, group: range, algorithm: Algorithm | Copies = ()

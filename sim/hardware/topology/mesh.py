@@ -29,7 +29,7 @@ from sim.hardware.topology.nested import (
     level_gathers,
     level_messages,
 )
-from sim.units import Bytes, Count, Seconds
+from sim.units import Bytes, Count, Seconds, longest
 
 
 class Mesh(Nested):
@@ -100,11 +100,11 @@ class Mesh(Nested):
         if not self._whole(group):
             spanned = self._spanned(group)
             return sum(
-                max(part.all_to_all(block, nbytes, latency, efficiency) for block in places)
+                longest(part.all_to_all(block, nbytes, latency, efficiency) for block in places)
                 for part, places, _ in spanned
             )
         levels = self._strides(group)
-        return len(levels) * max(
+        return len(levels) * longest(
             part.all_to_all(places, nbytes / len(levels), latency, efficiency)
             for part, places, _ in levels
         )

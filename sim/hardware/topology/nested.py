@@ -24,7 +24,7 @@ from sim.hardware.topology.base import (
     everyone_to_everyone,
     mirrored,
 )
-from sim.units import Bytes, Seconds
+from sim.units import Bytes, Seconds, longest
 
 # A level of a whole group: its topology, the places that the group takes in it, and the distance
 # between the numbers of chips at neighbouring places.
@@ -41,6 +41,10 @@ class Nested(Topology, ABC):
     @abstractmethod
     def parts(self) -> tuple[Topology, ...]:
         """Return the topology of each level, from inside to outside, with its `chips`."""
+
+    @property
+    def elementwise(self) -> bool:
+        return super().elementwise and all(part.elementwise for part in self.parts())
 
     def route(self, a: int, b: int) -> tuple[Hop, ...]:
         """Return the hops, level by level from inside; a level's switches carry its number."""
@@ -141,10 +145,10 @@ class Nested(Topology, ABC):
         *inner, (outer, blocks, detour) = self._spanned(group)
         time = 0.0
         for part, places, more in inner:
-            time += 2 * max(
+            time += 2 * longest(
                 part.all_gather(block, nbytes, latency + more, efficiency) for block in places
             )
-            nbytes /= min(map(len, places))
+            nbytes = nbytes / min(map(len, places))  # an array must not change in place
         if not inner and not detour:
             return outer.all_reduces(max(blocks, key=len), nbytes, latency, efficiency)
         by_block = [
@@ -152,7 +156,7 @@ class Nested(Topology, ABC):
         ]
         common = [name for name in by_block[0] if all(name in times for times in by_block)]
         return {
-            ("hierarchical", *name): time + max(times[name] for times in by_block)
+            ("hierarchical", *name): time + longest(times[name] for times in by_block)
             for name in common
         }
 
@@ -171,10 +175,10 @@ class Nested(Topology, ABC):
         """
         time = 0.0
         for part, places, more in self._spanned(group):
-            time += max(
+            time += longest(
                 part.all_gather(block, nbytes, latency + more, efficiency) for block in places
             )
-            nbytes /= min(map(len, places))
+            nbytes = nbytes / min(map(len, places))  # an array must not change in place
         return time
 
     def all_to_all(
@@ -193,13 +197,13 @@ class Nested(Topology, ABC):
 
         def level(number: int, nbytes: Bytes) -> Seconds:
             part, places, more = levels[number]
-            return max(
+            return longest(
                 part.all_to_all(block, nbytes, latency + more, efficiency) for block in places
             )
 
         copies = copies or (1.0,) * len(levels)
         passed_on = sum(level(number, 0.0) for number in range(len(levels) - 1))
-        return max(level(number, nbytes * n) for number, n in enumerate(copies)) + passed_on
+        return longest(level(number, nbytes * n) for number, n in enumerate(copies)) + passed_on
 
     def shift(self, group: range, nbytes: Bytes) -> Seconds:
         """Return the time from stage to stage.
