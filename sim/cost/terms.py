@@ -79,19 +79,40 @@ def by_term(rows: Iterable[Row], stages: int) -> Array:
 
 
 class Sides(NamedTuple):
-    """The two sides of a roofline [s], with the engine's losses and without."""
+    """The two sides of a roofline [s], with the engine's losses and without.
+
+    exposed: share of the shorter side that the longer one does not hide: nothing is computed before
+    the first tile is read, and nothing is read while the last one is computed.
+    Times may be arrays.
+    """
 
     compute: Seconds
     memory: Seconds
     ideal_compute: Seconds
     ideal_memory: Seconds
+    exposed: float = 0.0
 
     @property
     def seconds(self) -> Seconds:
-        """The longer side, because both run at the same time."""
-        return max(self.compute, self.memory)
+        """The time: the longer side, and what it does not hide of the shorter one."""
+        return self.longer + self.unhidden
+
+    @property
+    def longer(self) -> Seconds:
+        """The longer side."""
+        seconds: Seconds = np.maximum(self.compute, self.memory)
+        return seconds
+
+    @property
+    def unhidden(self) -> Seconds:
+        """What the longer side does not hide of the shorter one."""
+        if not self.exposed:
+            return 0.0
+        seconds: Seconds = self.exposed * np.minimum(self.compute, self.memory)
+        return seconds
 
     @property
     def ideal(self) -> Seconds:
         """The longer side without the engine's losses."""
-        return max(self.ideal_compute, self.ideal_memory)
+        seconds: Seconds = np.maximum(self.ideal_compute, self.ideal_memory)
+        return seconds
