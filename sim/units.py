@@ -236,3 +236,8 @@ YEAR: Seconds = 365 * DAY
 def longest(times: Iterable[Seconds]) -> Seconds:
     """Return the longest of some times, elementwise where they are arrays."""
     return reduce(np.maximum, times)
+
+
+def shortest(times: Iterable[Seconds]) -> Seconds:
+    """Return the shortest of some times, elementwise where they are arrays."""
+    return reduce(np.minimum, times)

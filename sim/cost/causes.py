@@ -65,27 +65,48 @@ def multiply_causes(
 
     times: how often it runs, such as the number of experts that are reached.
     """
-    if is_walk(multiply, sides):
-        key = multiply.time_keys[1]
-        return (Cause("inputs walked by a tile", "software", multiply.walk, "s", keys=(key,)),)
     computing = sides.compute >= sides.memory
+    cause = _side_cause(layout, multiply, tokens, sides, computing)
+    return (cause._replace(amount=times * cause.amount),)
+
+
+def unhidden_causes(
+    layout: Layout, multiply: Multiply, tokens: float, sides: Sides
+) -> tuple[Cause, ...]:
+    """Return the cause of what the longer side of a multiply does not hide of the shorter one."""
+    cause = _side_cause(layout, multiply, tokens, sides, sides.compute < sides.memory)
+    return (
+        cause._replace(
+            what=f"{cause.what}, not hidden",
+            amount=multiply.exposed * cause.amount,
+            keys=(*cause.keys, "engine.kernels.exposed"),
+        ),
+    )
+
+
+def _side_cause(
+    layout: Layout, multiply: Multiply, tokens: float, sides: Sides, computing: bool
+) -> Cause:
+    """Return the cause of one side of a multiply: computing, or reading, or a tile's walk."""
+    if not computing and is_walk(multiply, sides):
+        key = multiply.time_keys[1]
+        return Cause("inputs walked by a tile", "software", multiply.walk, "s", keys=(key,))
     padded = tokens + multiply.more_tokens if computing else tokens
     op = multiply_op(layout, in_whole_tiles(multiply), padded)
     quotients = layout.chip.compute.quotients(op, layout.weights_memory)
     efficiency = multiply.efficiencies[0 if computing else 1]
-    quotient = _binding(quotients, op, sides, efficiency, layout.plan.weights_in)
+    seconds = sides.compute if computing else sides.memory
+    quotient = _binding(quotients, op, (computing, seconds), efficiency, layout.plan.weights_in)
     keys = multiply.efficiency_keys[0 if computing else 1]
-    return (
-        Cause(
-            "multiplies" if computing else "weights read",
-            "compute" if computing else "memory",
-            times * multiply.chips * quotient.amount,
-            quotient.unit,
-            multiply.chips,
-            quotient.rate,
-            efficiency,
-            (f"chip.{quotient.key}", *keys),
-        ),
+    return Cause(
+        "multiplies" if computing else "weights read",
+        "compute" if computing else "memory",
+        multiply.chips * quotient.amount,
+        quotient.unit,
+        multiply.chips,
+        quotient.rate,
+        efficiency,
+        (f"chip.{quotient.key}", *keys),
     )
 
 
@@ -119,10 +140,8 @@ def attention_causes(
     efficiency, key = losses.memory, losses.memory_key
     if computing:
         efficiency, key = losses.compute, losses.compute_key
-    lasting = sides._replace(
-        compute=sides.compute - losses.fixed, memory=sides.memory - losses.fixed
-    )
-    quotient = _binding(quotients, op, lasting, efficiency, layout.plan.kv_in)
+    lasting = sides.seconds - losses.fixed
+    quotient = _binding(quotients, op, (computing, lasting), efficiency, layout.plan.kv_in)
     start = Cause("start of attention", "software", losses.fixed, "s", keys=(losses.fixed_key,))
     main = Cause(
         shape.computing if computing else shape.reading,
@@ -195,20 +214,20 @@ def transfer_causes(way: str, latency: Seconds, busy: Seconds, rate: float) -> t
 def _binding(
     quotients: tuple[Quotient, Quotient] | None,
     op: Op,
-    sides: Sides,
+    side: tuple[bool, Seconds],
     efficiency: float,
     home: str | None,
 ) -> Quotient:
-    """Return the longer side; of a user's own kind, with the rate that its time implies.
+    """Return a side; of a user's own kind, with the rate that its time implies.
 
-    home: the memory that is read.
+    side: whether it computes, and its time.  home: the memory that is read.
     """
-    computing = sides.compute >= sides.memory
+    computing, seconds = side
     if quotients:
         quotient = quotients[0 if computing else 1]
         key = f"memory.{home}.bandwidth"
         return quotient._replace(key=key) if quotient.key == "memory.bandwidth" else quotient
     unit: Literal["FLOP", "B"] = "FLOP" if computing else "B"
     amount = op.flops if computing else op.weights + op.kv + op.activations
-    seconds = sides.seconds * efficiency
+    seconds *= efficiency
     return Quotient(amount, unit, amount / seconds if seconds else 1.0, "compute")

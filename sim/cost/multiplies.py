@@ -19,6 +19,7 @@ class Multiply(NamedTuple):
     efficiencies: the software's, of computing and of reading; efficiency_keys: of its files.
     fixed: time of the multiply whatever its size; walk: the least time beyond that, in which a
     tile passes all inputs; time_keys: of both.
+    exposed: share of the shorter side of the roofline that the longer one does not hide.
     chips: chips over which the matrix is split.
     more_tokens: tokens that partly filled tiles compute in addition to the multiply's own.
     padding: how many times the matrix grows to whole tiles.
@@ -37,6 +38,7 @@ class Multiply(NamedTuple):
     time_keys: tuple[str, str]
     more_tokens: float = 0.0
     padding: float = 1.0
+    exposed: float = 0.0
 
 
 def dense_multiplies(layout: Layout, block: Block) -> tuple[Multiply, ...]:
@@ -84,12 +86,14 @@ def routed_multiplies(
     The last matrix has the inner columns as inputs, and the hidden size as outputs.
     The first one has the fixed time of the layer's kernel. The `moe_memory_efficiency` of an
     engine counts in place of the kernel's numbers.
+    Left out: what the longer side does not hide, which timed experts do not identify beside
+    `more_tokens`.
     """
     multiplies: list[Multiply] = []
     own = engine.moe_memory_efficiency
     for shape, stored in matrices:
         multiply = shaped_multiply(engine, chip, shape, stored, activations)
-        multiply = multiply._replace(chips=chips, fixed=0.0, walk=0.0)
+        multiply = multiply._replace(chips=chips, fixed=0.0, walk=0.0, exposed=0.0)
         named = None
         part, kernels = engine.of_blocks()
         if kernels and own is None:
@@ -126,7 +130,7 @@ def shaped_multiply(
     bits = f"{8 * Precision(stored.precision).bytes:.0f}"
     compute_keys: tuple[str, ...] = (f"engine.compute_efficiency.{bits}",)
     memory_keys: tuple[str, ...] = (f"engine.memory_efficiency.{bits}",)
-    fixed = walk = 0.0
+    fixed = walk = exposed = 0.0
     fixed_key = walk_key = ""
     if named := engine.kernel(chip, (stored.precision, stored.bits), activations):
         key, kernel = f"engine.kernels.{named.key}", named.kernel
@@ -135,7 +139,7 @@ def shaped_multiply(
             compute_keys = memory_keys = ()
         computing *= kernel.compute_efficiency
         reading *= kernel.memory_efficiency
-        fixed, walk = named.fixed, shape[0] * kernel.per_input
+        fixed, walk, exposed = named.fixed, shape[0] * kernel.per_input, named.exposed
         fixed_key, walk_key = f"engine.kernels.{named.fixed_key}.fixed", f"{key}.per_input"
         compute_keys += (f"{key}.compute_efficiency",)
         memory_keys += (f"{key}.memory_efficiency",)
@@ -151,6 +155,7 @@ def shaped_multiply(
         1,
         (compute_keys, memory_keys),
         (fixed_key, walk_key),
+        exposed=exposed,
     )
 
 
@@ -209,12 +214,18 @@ def _sides(
     ideal = times(multiply)
     compute, memory = times(in_whole_tiles(multiply)) if multiply.padding > 1 else ideal
     tiles = 1 + multiply.more_tokens / tokens
-    return Sides(compute * tiles / computing, longest((memory / reading, multiply.walk)), *ideal)
+    reading = longest((memory / reading, multiply.walk))
+    return Sides(compute * tiles / computing, reading, *ideal, multiply.exposed)
 
 
-def multiply_shares(layout: Layout, multiply: Multiply, tokens: float, sides: Sides) -> Shares:
-    """Return the terms of a multiply: computing, or weights and activations by their bytes."""
-    if sides.compute >= sides.memory:
+def multiply_shares(
+    layout: Layout, multiply: Multiply, tokens: float, sides: Sides, shorter: bool = False
+) -> Shares:
+    """Return the terms of the longer side: computing, or weights and activations by their bytes.
+
+    shorter: of the shorter side instead.
+    """
+    if (sides.compute >= sides.memory) != shorter:
         return ((COMPUTE, 1.0),)
     if is_walk(multiply, sides):
         return ((WEIGHTS, 1.0),)
@@ -224,5 +235,5 @@ def multiply_shares(layout: Layout, multiply: Multiply, tokens: float, sides: Si
 
 
 def is_walk(multiply: Multiply, sides: Sides) -> bool:
-    """Return whether a tile's walk over the inputs takes longest."""
-    return sides.memory > sides.compute and sides.memory == multiply.walk
+    """Return whether a tile's walk over the inputs takes longer than reading."""
+    return 0 < multiply.walk == sides.memory

@@ -14,6 +14,7 @@ from sim.cost.causes import (
     fixed_rows,
     multiply_causes,
     overhead_causes,
+    unhidden_causes,
 )
 from sim.cost.collectives import Collectives, Exchange
 from sim.cost.experts import DrawnLoad, ExpertDraws, expected_shard
@@ -219,7 +220,7 @@ class StepRows:
             else:
                 reached, share = expected_shard(block.experts, self.skew, tokens, shards)
             for multiply in cost.routed:
-                yield _multiply_row(layout, block, cost.repeats, multiply, share, reached)
+                yield from _multiply_rows(layout, block, cost.repeats, multiply, share, reached)
 
     def _dense_rows(self, block: Block, cost: BlockCost, ranked: int) -> tuple[Row, ...]:
         """Return the dense multiplies of a block.
@@ -229,8 +230,8 @@ class StepRows:
         keeps = self.layout.plan.attention_data > 1
         if keeps and (kept := self._dense.get((block, ranked))):
             return kept
-        multiply_row = partial(_multiply_row, self.layout, block, cost.repeats)
-        rows = tuple(multiply_row(multiply, ranked) for multiply in cost.dense)
+        of_multiply = partial(_multiply_rows, self.layout, block, cost.repeats)
+        rows = tuple(row for multiply in cost.dense for row in of_multiply(multiply, ranked))
         if keeps:
             self._dense[block, ranked] = rows
         return rows
@@ -245,7 +246,7 @@ class StepRows:
         if np.any(logits):
             (head,) = self.blocks[self.head].dense
             yield from fixed_rows(self.head, self.last, (head,))
-            yield _multiply_row(self.layout, self.head, self.last, head, ranked(logits))
+            yield from _multiply_rows(self.layout, self.head, self.last, head, ranked(logits))
         overhead = self.layout.engine.sequence_overhead * ranked(sequences)
         yield _overhead_row(self.head, self.last, "sequence_overhead", overhead)
         if self.drafter and drafting:
@@ -292,19 +293,26 @@ def _fixed_rows(
         yield _overhead_row(block, repeats, "moe_layer_overhead", overhead)
 
 
-def _multiply_row(
+def _multiply_rows(
     layout: Layout,
     block: Block,
     repeats: Array,
     multiply: Multiply,
     tokens: float,
     times: float = 1.0,
-) -> Row:
-    """Return the row of a multiply that runs `times` times, such as once for each expert."""
+) -> Iterator[Row]:
+    """Yield the row of a multiply's longer side, and of what that does not hide of the other one.
+
+    times: how often it runs, such as once for each expert.
+    """
     sides = multiply_sides(layout, multiply, tokens)
     shares = partial(multiply_shares, layout, multiply, tokens, sides)
     causes = partial(multiply_causes, layout, multiply, tokens, sides, times)
-    return Row(block, repeats, times * sides.seconds, times * sides.ideal, shares, causes)
+    yield Row(block, repeats, times * sides.longer, times * sides.ideal, shares, causes)
+    if multiply.exposed:
+        shares = partial(multiply_shares, layout, multiply, tokens, sides, shorter=True)
+        causes = partial(unhidden_causes, layout, multiply, tokens, sides)
+        yield Row(block, repeats, times * sides.unhidden, 0.0, shares, causes)
 
 
 def _attention_shares(layout: Layout, shape: Mixer, decode: bool, sides: Sides) -> Shares:

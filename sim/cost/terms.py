@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.model.blocks import Block, Mixer
-from sim.units import Seconds, longest
+from sim.units import Seconds, longest, shortest
 
 TERMS = ("weights", "kv", "activations", "compute", "collectives", "hops", "overhead")
 WEIGHTS, KV, ACTIVATIONS, COMPUTE, COLLECTIVES, HOPS, OVERHEAD = range(len(TERMS))
@@ -88,17 +88,33 @@ def by_term(rows: Iterable[Row], stages: int) -> Array:
 
 
 class Sides(NamedTuple):
-    """The two sides of a roofline [s], with the engine's losses and without."""
+    """The two sides of a roofline [s], with the engine's losses and without.
+
+    exposed: share of the shorter side that the longer one does not hide: nothing is computed before
+    the first tile is read, and nothing is read while the last one is computed.
+    Times may be arrays.
+    """
 
     compute: Seconds
     memory: Seconds
     ideal_compute: Seconds
     ideal_memory: Seconds
+    exposed: float = 0.0
 
     @property
     def seconds(self) -> Seconds:
-        """The longer side, because both run at the same time."""
+        """The time: the longer side, and what it does not hide of the shorter one."""
+        return self.longer + self.unhidden
+
+    @property
+    def longer(self) -> Seconds:
+        """The longer side."""
         return longest((self.compute, self.memory))
+
+    @property
+    def unhidden(self) -> Seconds:
+        """What the longer side does not hide of the shorter one."""
+        return self.exposed * shortest((self.compute, self.memory)) if self.exposed else 0.0
 
     @property
     def ideal(self) -> Seconds:

@@ -28,6 +28,7 @@ STAND_INS = {
     "fp4_bf16": SIXTEEN,
     "fp8_products": "fp8",
 }
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 # A share of the 16-bit peak. Products of 8 bits may reach twice the peak.
 PeakShare = Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)]
 
@@ -35,8 +36,10 @@ PeakShare = Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)]
 class MultiplyKernel(Value):
     """The losses of one kind of multiply.
 
-    Time: fixed + max(bytes / (memory_efficiency x bandwidth), FLOPs / (compute_efficiency x peak),
-    inputs x per_input).
+    Time: fixed + longer + exposed x shorter, of reading and computing.
+    Reading: max(bytes / (memory_efficiency x bandwidth), inputs x per_input).
+    Computing: FLOPs / (compute_efficiency x peak).
+    `exposed` is one share for all multiplies of a file.
 
     A tile of outputs walks all inputs, one after the other. A narrow matrix has few tiles, so this
     walk takes longer than its bytes.
@@ -159,12 +162,14 @@ class NamedKernel(NamedTuple):
     """A kernel, and its key in the file, such as 'multiplies.hopper.fp8'.
 
     fixed: its fixed time, or that of the 16-bit kernel; fixed_key: of the kernel that has it.
+    exposed: the file's.
     """
 
     key: str
     kernel: MultiplyKernel
     fixed: Seconds
     fixed_key: str
+    exposed: float
 
 
 class Kernels(Sourced):
@@ -175,6 +180,11 @@ class Kernels(Sourced):
 
     otherwise: str = Field(
         description="Generation whose numbers count on a chip of any other one; assumed there."
+    )
+    exposed: Share = Field(
+        default=0.0,
+        description="Share of the shorter of a multiply's reading and computing that the longer "
+        "one does not hide, 0 to 1.",
     )
     multiplies: dict[str, dict[str, MultiplyKernel]] = Field(
         default={},
@@ -249,7 +259,7 @@ class Kernels(Sourced):
             precision = STAND_INS.get(precision, SIXTEEN)
         timed = SIXTEEN if fused else precision
         keys = [f"multiplies.{generation}.{name}" for name in (precision, timed)]
-        return NamedKernel(keys[0], known[precision], known[timed].fixed, keys[1])
+        return NamedKernel(keys[0], known[precision], known[timed].fixed, keys[1], self.exposed)
 
 
 def expert_precision(weights: str, bits: float, activations: str) -> str:

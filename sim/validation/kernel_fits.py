@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sim.catalogue.measurements import read_csv_table
 from sim.cost.multiplies import multiply_alone
+from sim.cost.terms import Sides
 from sim.hardware.kernels import MultiplyKernel
 from sim.validation.kernel_works import FEW_TOKENS, FORMATS, MultiplyWork
 from sim.validation.kernels import TimedKernel, timed_kernel
@@ -66,7 +67,8 @@ def fit_kernel(rows: list[TimedKernel]) -> KernelFit:
 
     def simulated(place: _Floats) -> _Floats:
         read = np.maximum(memory / place[1], 1e-9 * inputs * place[3])
-        times: _Floats = 1e-6 * place[0] + np.maximum(read, compute / place[2])
+        sides = Sides(compute / place[2], read, 0.0, 0.0, multiplies[0].exposed)
+        times: _Floats = 1e-6 * place[0] + sides.seconds
         return times
 
     def best(walks: bool) -> tuple[float, _Floats]:

@@ -79,6 +79,7 @@ def deployments(make_deployment, make_chip, make_engine, lossy, eager):
     latency = CollectiveKernel(latency=1e-6, latency_per_chip=1e-7)
     kernels = Kernels(
         otherwise="own",
+        exposed=0.3,
         multiplies={"own": {"bf16": kernel}},
         attention={"own": attention},
         collectives={"own": latency},

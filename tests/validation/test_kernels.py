@@ -50,11 +50,17 @@ def table(folder: Path, *rows: dict[str, str]) -> Path:
 
 @pytest.mark.parametrize(
     ("m", "n", "k"),
-    [("1", "51200", "5120"), ("8192", "8192", "8192"), ("1", "256", "16384")],
+    [
+        ("1", "51200", "5120"),
+        ("256", "8192", "8192"),
+        ("8192", "8192", "8192"),
+        ("1", "256", "16384"),
+    ],
 )
-def test_a_multiply_takes_its_fixed_time_and_the_longest_of_three(m, n, k):
+def test_a_multiply_takes_its_fixed_time_the_longer_side_and_a_share_of_the_shorter(m, n, k):
     timed = timed_kernel(ROW | {"m": m, "n": n, "k": k})
-    kernel = read_value(catalogue_names("kernels")["vllm"], Kernels).multiplies["hopper"]["bf16"]
+    kernels = read_value(catalogue_names("kernels")["vllm"], Kernels)
+    kernel = kernels.multiplies["hopper"]["bf16"]
     tokens, outputs, inputs = int(m), int(n), int(k)
     nbytes = 2 * (outputs * inputs + tokens * (outputs + inputs))
     sides = (
@@ -64,7 +70,9 @@ def test_a_multiply_takes_its_fixed_time_and_the_longest_of_three(m, n, k):
     )
     longest = {"51200": 0, "8192": 1, "256": 2}[n]
     assert max(sides) == sides[longest]
-    assert timed.simulated == pytest.approx(kernel.fixed + max(sides), rel=1e-9)
+    shorter, longer = sorted((max(sides[0], sides[2]), sides[1]))
+    expected = kernel.fixed + longer + kernels.exposed * shorter
+    assert timed.simulated == pytest.approx(expected, rel=1e-9)
 
 
 def test_rows_of_an_own_table_are_tested_listed_or_not_expressed(tmp_path):
@@ -289,3 +297,20 @@ def test_the_causes_of_padded_experts_add_up_to_their_time(make_deployment, toke
     )
     for row in rows:
         assert sum(cause.seconds for cause in row.causes()) == pytest.approx(row.seconds)
+
+
+@pytest.mark.parametrize("tokens", [4, 256, 4096])
+def test_what_a_longer_side_does_not_hide_is_a_row_of_its_own(make_deployment, tokens):
+    engine = read_value(catalogue_names("engines")["vllm"], Engine)
+    kernels = engine.kernels.model_copy(update={"exposed": 0.25})
+    chip = read_value(catalogue_names("chips")["b200-sxm"], Chip)
+    engine = engine.model_copy(update={"kernels": kernels})
+    costs = make_deployment(1, engine=engine, chip=chip).costs
+    rows = [row for row in costs.body_rows(tokens, tokens) if row.part.kind == "mlp"]
+    unhidden = [
+        row for row in rows if "engine.kernels.exposed" in {k for c in row.causes() for k in c.keys}
+    ]
+    assert len(unhidden) == len(costs.blocks[rows[0].part].dense)
+    for row in rows:
+        assert sum(cause.seconds for cause in row.causes()) == pytest.approx(row.seconds)
+    assert {row.ideal for row in unhidden} == {0.0}
