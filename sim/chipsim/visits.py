@@ -277,7 +277,9 @@ class AttentionFfnMachine:
             self.attend(step, batch, 0)
 
     def attend(self, step: StepOfVisits, batch: int, layer: int, _: Event | None = None) -> None:
-        """Add a micro-batch to the queue of the attention pool."""
+        """Add a micro-batch to the queue of the attention pool, unless a pool has failed since."""
+        if step is not self.current:
+            return
         ops = step.program.layers[layer]
         seconds = ops.links.attention_out, ops.links.ffn_out
         receivers = self.ffn.members(ops.stage)
@@ -286,7 +288,9 @@ class AttentionFfnMachine:
         self.attention.enter(0, PoolVisit(script, message.send, visit_label(batch, layer)))
 
     def feed(self, step: StepOfVisits, batch: int, layer: int, _: Event) -> None:
-        """Add a micro-batch to the queue of the FFN stage that has the layer."""
+        """Add a micro-batch to the queue of the FFN stage that has the layer, as `attend` does."""
+        if step is not self.current:
+            return
         ops, receivers = step.program.layers[layer], self.attention.members(0)
         seconds = ops.links.ffn_back, ops.links.attention_back
         more, script = layer + 1 < len(step.program.layers), step.scripts[layer][1]
@@ -303,7 +307,9 @@ class AttentionFfnMachine:
             self.once(step, step.program.closing, lambda: self.complete(step))
 
     def complete(self, step: StepOfVisits) -> None:
-        """Complete a step."""
+        """Complete a step, unless a pool has failed since."""
+        if step is not self.current:
+            return
         self.count_work(step)
         self.current = None
         self.left.append(self.env.now)
@@ -315,9 +321,10 @@ class AttentionFfnMachine:
         self.busy[0] += step.worked
 
     def abort(self) -> None:
-        """Count the work on the step under way until now, because the replica fails."""
+        """Count the work on the step under way until now, because a pool fails. It ends here."""
         if self.current:
             self.count_work(self.current)
+            self.current = None
 
     @property
     def traffic(self) -> Traffic:

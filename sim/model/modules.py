@@ -1,6 +1,25 @@
 """Names of weight matrices in checkpoints, by which a config.json says how they are stored."""
 
+import re
 from typing import NamedTuple
+
+
+class NamePatterns(NamedTuple):
+    """Names, globs and regular expressions (`re:...`) of modules.
+
+    A name also stands for the modules in it. Names may start with `language_model`.
+    texts: the names as they stand in the file.
+    """
+
+    patterns: tuple[re.Pattern[str], ...] = ()
+    texts: tuple[str, ...] = ()
+
+    def match(self, name: str) -> bool:
+        """Return whether a pattern matches the name of a matrix of the language model."""
+        bare = name.removeprefix("model.")
+        spellings = (name, f"language_model.{name}", f"model.language_model.{bare}", bare)
+        text = "\n".join(spellings)
+        return any(pattern.search(text) for pattern in self.patterns)
 
 
 class Modules(NamedTuple):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from sim.inputs.errors import error_at_key, quoted_value
 from sim.model.blocks import NumberFormat, Part
+from sim.model.modules import NamePatterns
 
 Config = Mapping[str, object]
 
@@ -28,24 +29,6 @@ _NF4, _NF4_DOUBLE = (
     NumberFormat("int4", 4 + 32 / 64),
     NumberFormat("int4", 4 + 8 / 64 + 32 / (64 * 256)),
 )
-
-
-class NamePatterns(NamedTuple):
-    """Names, globs and regular expressions (`re:...`) of modules.
-
-    A name also stands for the modules in it. Names may start with `language_model`.
-    texts: the names as they stand in the file.
-    """
-
-    patterns: tuple[re.Pattern[str], ...] = ()
-    texts: tuple[str, ...] = ()
-
-    def match(self, name: str) -> bool:
-        """Return whether a pattern matches the name of a matrix of the language model."""
-        bare = name.removeprefix("model.")
-        spellings = (name, f"language_model.{name}", f"model.language_model.{bare}", bare)
-        text = "\n".join(spellings)
-        return any(pattern.search(text) for pattern in self.patterns)
 
 
 _NONE = NamePatterns()
@@ -174,12 +157,19 @@ def _compressed_tensors(config: Config, own: NumberFormat) -> Quantization:
 def _weights_format(weights: Config) -> NumberFormat:
     """Return the format of a compressed-tensors scheme: a scale, and a zero point, by group."""
     kind, bits = str(weights.get("type", "int")), _count(weights, "num_bits", 8)
-    size = _count(weights, "group_size", 0)
-    if weights.get("strategy") in ("tensor", "channel", "block", "token"):
-        size = 0
-    scale = 8.0 if (kind, bits) == ("float", 4) else 16.0
+    strategy, size = weights.get("strategy"), _count(weights, "group_size", 0)
+    if strategy in ("tensor", "channel", "block", "token"):
+        size = _block_size(weights, "block_structure") if strategy == "block" else 0
+    narrow = (kind, bits) == ("float", 4) or weights.get("scale_dtype") == "torch.uint8"
+    scale = 8.0 if narrow else 16.0
     zero = bits if kind == "int" and weights.get("symmetric") is False else 0
     return _format(kind, bits, (scale + zero) / size if size > 0 else 0.0)
+
+
+def _block_size(config: Config, key: str) -> int:
+    """Return the numbers of a block that share a scale; 0 without blocks."""
+    block = config.get(key)
+    return math.prod(block) if isinstance(block, list | tuple) else 0
 
 
 def _fp8(config: Config, own: NumberFormat) -> Quantization:
@@ -188,8 +178,7 @@ def _fp8(config: Config, own: NumberFormat) -> Quantization:
     Blocks have an FP32 scale. Its bits are few, but other kernels multiply such weights.
     """
     kept = _patterns(_names(config, "modules_to_not_convert", "ignored_layers"))
-    block = config.get("weight_block_size")
-    numbers = math.prod(block) if isinstance(block, list | tuple) else 0
+    numbers = _block_size(config, "weight_block_size")
     stored = NumberFormat("fp8", 8.0 + 32 / numbers) if numbers else _FP8
     return Quantization(own, (Group(stored),), kept, activations="fp8")
 

@@ -28,6 +28,7 @@ class ReplicaRecord(NamedTuple):
 
     busy: float[stage], s. replays: steps that were repeated. kv_peak: tokens.
     traffic: bytes of each link; None unless links are simulated.
+    worked_until: when its last step ended; -inf without one [s].
     """
 
     tally: Tally
@@ -35,10 +36,11 @@ class ReplicaRecord(NamedTuple):
     replays: int
     kv_peak: int
     traffic: Traffic | None
+    worked_until: Seconds
 
     @classmethod
-    def by(cls, replica: Replica) -> "ReplicaRecord":
-        """Return the record of a replica."""
+    def by(cls, replica: Replica, failed: Seconds = math.inf) -> "ReplicaRecord":
+        """Return the record of a replica. failed: when its steps under way ended [s]."""
         executor = replica.executor
         return cls(
             executor.tally,
@@ -46,6 +48,7 @@ class ReplicaRecord(NamedTuple):
             executor.replays,
             math.ceil(replica.admission.kv_cache.kv_peak),
             executor.traffic,
+            min(executor.free_at, failed),
         )
 
 
@@ -177,7 +180,7 @@ class ServingFleet:
         """Let a replica fail. Its requests begin again, or fail."""
         replica = self.replicas[number]
         lost = replica.fail()
-        self.failed[number].append(ReplicaRecord.by(replica))
+        self.failed[number].append(ReplicaRecord.by(replica, self.env.now))
         replica.executor.stop()
         for request in lost:
             self.lose(request, outage)
@@ -247,4 +250,4 @@ class ServingFleet:
         rows.traffic = {
             number: Traffic.summed(lives) for number, lives in enumerate(carried) if lives
         }
-        rows.worked_until = max(replica.executor.free_at for replica in replicas)
+        rows.worked_until = max(life.worked_until for lives in done for life in lives)

@@ -72,6 +72,10 @@ class PrefillAdmission(Admission):
         else:
             super().leave(request, at)
 
+    def lose_all(self) -> list[Request]:
+        # A withdrawn request has ended elsewhere, so it must not begin again.
+        return [request for request in super().lose_all() if request.id not in self.withdrawn]
+
     def hold(self, request: Request) -> None:
         """Keep the KV cache of a computed prompt. Its place among the sequences becomes free."""
         self.kv_cache.sequences_used -= 1

@@ -4,6 +4,7 @@ The scheduler decides the work of a step, and the executor computes its time. A 
 steps from one to the other, in the order that `event_order` explains.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -264,6 +265,10 @@ class Replica:
         self.executor.abort()
         for batch in self.scheduler.batches:
             made = self.executor.steps_made(batch) if batch.work.decodes else 0
+            if made and not self.reserve and self.alone:
+                # KV was taken for the planned steps, of which some are not made.
+                unmade = batch.kv_steps - math.ceil(made)
+                self.admission.kv_cache.grow(-batch.kv_growth * unmade)
             if self.limits.width > 1:
                 self.executor.tally.decode_steps += made
             for last, _, request in batch.finish_steps:

@@ -213,7 +213,9 @@ class Scheduler:
         if self.prefilling and (unseen := batch.steps_unseen(self.every)):
             steps = min(steps, unseen)
         elif batch.held_since is not None and (wait := self.policies.wait):
-            steps = min(steps, batch.held_since + wait.steps - batch.step)
+            # Another micro-batch may take the prompts. Then the wait is over.
+            most = batch.held_since + wait.steps - batch.step if self.alone else 1
+            steps = min(steps, most)
         # With several micro-batches, KV taken for later steps would be missing for the others. The
         # executor then takes it step by step.
         if not self.reserve and self.alone:

@@ -135,6 +135,16 @@ def test_leaps_are_their_steps_where_replicas_fail(replicas, sent, failures, pol
     assert leapt.gaps.count == stepped.gaps.count
 
 
+@pytest.mark.parametrize("leap", [True, False])
+def test_the_kv_peak_counts_the_steps_before_a_failure(replicas, leap):
+    lost = Outage(at=0.03, lasts=1.0, requests="fail")
+    setups = replicas("single", [lost], Policies(reserve=False))
+    rows = serve_fleet(asked([(0.0, 8, 1000)]), setups, least_loaded, leap=leap)
+    decoded = rows.tallies[0].logits - 1
+    assert 10 < decoded < 990
+    assert rows.kv_peak == [8 + math.ceil(decoded)]
+
+
 def counts(tally):
     """What a tally holds, by name; steps by their tokens."""
     sums = {name: getattr(tally, name) for name in tally.__slots__ if name != "batch_steps"}

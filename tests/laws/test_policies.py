@@ -582,3 +582,15 @@ def test_prompts_that_find_no_place_wait_again(make_deployment, serve_on, steps)
     )
     assert leap.first_token == pytest.approx(step.first_token, rel=1e-12)
     assert leap.last_token == pytest.approx(step.last_token, rel=1e-12)
+
+
+def test_a_wait_is_over_when_another_micro_batch_takes_the_prompt(make_deployment, serve_on):
+    """Both micro-batches wait with prompt 2, and one takes it. The other one then waits with prompt 3 for a full time."""
+    deployment = make_deployment(2, plan=Plan(pipeline=2))
+    requests = [(3e-4, 3, 10), (4.4e-3, 3, 30), (5.6e-3, 20, 10), (6.4e-3, 20, 10)]
+    policies = Policies(wait=BatchWait(share=0.5, steps=8))
+    leap, step = (
+        serve_on(deployment, requests, policies=policies, leap=leap) for leap in (True, False)
+    )
+    assert leap.first_token == pytest.approx(step.first_token, rel=1e-12)
+    assert leap.last_token == pytest.approx(step.last_token, rel=1e-12)

@@ -62,7 +62,8 @@ def test_an_ffn_outage_delays_all_by_its_length_and_the_lost_part_of_a_step(
     factory = visit_factory(deployment.costs, (NO_IRREGULARITIES,) * 2, [0]) if chips else None
     usual = serve(None)
     at = middle(usual)
-    failing = serve(PoolOutages(other=(Outage(at=at, lasts=0.5),)), machine=factory)
+    down = PoolOutages(other=(Outage(at=at, lasts=0.5),))
+    failing = serve(down, machine=factory)
     late = failing.last_token - usual.last_token
     assert not failing.retries.any()
     assert late == pytest.approx(np.full(16, late[0]), rel=1e-9)
@@ -73,6 +74,17 @@ def test_an_ffn_outage_delays_all_by_its_length_and_the_lost_part_of_a_step(
     assert 0.2 < made[1] - made[0] < 1  # the lost part of a step took energy
     waited = float((failing.last_token - failing.first_token).sum())
     assert failing.gaps.total == pytest.approx(waited)  # the outage is a part of a gap
+    assert failing.busy[0] == pytest.approx(failing.elapsed - 0.5)  # it works all the other time
+
+
+def test_chips_send_nothing_more_of_a_step_that_an_outage_has_ended(serve, deployment):
+    factory = visit_factory(deployment.costs, (NO_IRREGULARITIES,) * 2, [0])
+    usual = serve(None, machine=factory)
+    step = (usual.last_token.max() - usual.first_token.max()) / 29
+    down = Outage(at=float(usual.first_token.max() + 0.2 * step), lasts=0.5)
+    failing = serve(PoolOutages(other=(down,)), machine=factory)
+    usually, sent = (rows.traffic[0].messages for rows in (usual, failing))
+    assert 0 < sent - usually < 0.5 * usually / 30
 
 
 def test_no_work_is_made_in_a_part_of_the_run_in_which_the_ffn_pool_is_down(serve):

@@ -235,6 +235,26 @@ def test_a_prefill_replica_that_fails_takes_the_prompts_that_it_holds(deployment
         assert rows.retries[0] == lost
 
 
+@pytest.mark.parametrize("leap", [True, False])
+def test_a_prompt_whose_request_has_ended_is_work_of_the_run_and_does_not_begin_again(
+    deployments, leap
+):
+    """The decode pool's deadline passes in the first step of the prompt, which goes on; then the prefill replica fails."""
+    one = deployments["one"]
+    asked, second = apart(1, 16, 12), prompt_seconds(one, 16)
+    late = pool(one, policies=Policies(deadline=second / 4))
+    overlapped = INSTANT.model_copy(update={"overlap": "layers"})
+    rows = serve_pools(asked, pool(one), late, overlapped, leap)
+    assert rows.cancelled[0]
+    assert rows.ended[0] == pytest.approx(second / 4)
+    assert rows.elapsed == pytest.approx(second)
+    assert rows.busy[0][0] == pytest.approx(second)
+    failed = pool(one, outages=[Outage(at=second / 2, lasts=1.0)])
+    rows = serve_pools(asked, failed, late, overlapped, leap)
+    assert (rows.cancelled[0], rows.retries[0]) == (True, 0)
+    assert rows.elapsed == pytest.approx(second / 2)
+
+
 def test_the_deadlines_of_the_pools_are_of_the_first_and_of_the_last_token(deployments):
     one = deployments["one"]
     asked = RequestBatch(np.zeros(2), np.full(2, 10), np.array([1, 400]))

@@ -65,6 +65,8 @@ def parts(built: Model) -> dict[str, str]:
         (tensors(FP8), "fp8 8", "fp8 8", "fp8 8"),
         (tensors(INT4 | {"group_size": 128, "symmetric": False}, ignore=["lm_head"]), "int4 4.15625", "int4 4.15625", "bf16 16"),
         (tensors({"num_bits": 4, "type": "float", "group_size": 16}, ignore=["lm_head"]), "fp4 4.5", "fp4 4.5", "bf16 16"),
+        (tensors(FP8 | {"strategy": "block", "block_structure": [128, 128]}), "fp8 8.00098", "fp8 8.00098", "fp8 8.00098"),
+        (tensors(FP8 | {"strategy": "group", "group_size": 32, "scale_dtype": "torch.uint8"}), "fp8 8.25", "fp8 8.25", "fp8 8.25"),
         (tensors(INT4, ignore=["lm_head", "re:.*mlp.*"]), "int4 4", "bf16 16", "bf16 16"),
         (tensors(FP8, ignore=["re:.*vision.*", "vision_tower.encoder.layers.0.self_attn.q_proj"]), "fp8 8", "fp8 8", "fp8 8"),
         ({"quant_method": "fp8", "modules_to_not_convert": ["model.layers.0.self_attn.k_norm"]}, "fp8 8", "fp8 8", "bf16 16"),

@@ -27,6 +27,7 @@ class FastForwardExecutor(Executor):
         super().__init__()
         self.env, self.costs, self.gaps = env, costs, gaps
         self.worked = 0.0  # by steps that are over [s]
+        self.worked_until = -math.inf  # when the last of them was over [s]
         self.batch_step: BatchStep | None = None  # None while idle
         self.start = 0.0  # when `batch_step` started [s]
         self.clock_error = 0.0  # exact time minus `env.now` at the start [s]
@@ -87,7 +88,7 @@ class FastForwardExecutor(Executor):
         batch_step = self.batch_step
         assert batch_step
         work, steps, now = batch_step.work, batch_step.steps, self.env.now
-        self.batch_step = None
+        self.batch_step, self.worked_until = None, now
         self.worked += self.duration - self.clock_error
         self.count(work, steps)
         self.count_gaps(batch_step, steps)
@@ -109,7 +110,7 @@ class FastForwardExecutor(Executor):
         if (batch_step := self.batch_step) is None:
             return
         # After `interrupt` the step under way is the last one.
-        self.batch_step = self.timeout = None
+        self.batch_step, self.timeout, self.worked_until = None, None, self.env.now
         work, whole = batch_step.work, batch_step.steps - 1
         before, seconds = self.duration_of(whole), self.seconds_of(whole)
         worked = min(max(self.env.now - self.start - before, 0.0), seconds)
@@ -137,6 +138,10 @@ class FastForwardExecutor(Executor):
     def share(self) -> float:
         """The part of the duration of the batch step under way that has passed."""
         return min(1.0, (self.env.now - self.start) / self.duration)
+
+    @property
+    def free_at(self) -> Seconds:
+        return self.worked_until
 
     @property
     def busy(self) -> NDArray[np.float64]:
