@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
 
 from plots import claims, style
 from plots.looks import system_looks
@@ -33,7 +32,6 @@ def draw(saved: Saved) -> Figure:
             xlim=(0.5 if most else 0, None),
             ylim=(0, _top(systems, tokens, most)),
         )
-        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     figure.axes[0].set_ylabel("time since the request came, ms")
     keys = [looks[name].entry(_entry(looks[name].label, *tokens[name][:2])) for name in tokens]
     style.title(figure, finding(systems, tokens), style.keyed(figure, keys))
