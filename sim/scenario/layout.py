@@ -94,9 +94,9 @@ def require_ring_places(scenario: Scenario, name: str, deployment: Deployment) -
     system = scenario.plain(name)
     if system.policies.batching is not ring or not (most := system.max_sequences):
         return
-    turn = ring_schedule(deployment.costs, deployment.limits, scenario.request_tokens).turn
-    if most > turn:
-        reason = f"got {most}; expected at most the {turn} beats of policy ring; try {turn}"
+    lap = ring_schedule(deployment.costs, deployment.limits, scenario.request_tokens).lap
+    if most > lap:
+        reason = f"got {most}; expected at most the {lap} beats of policy ring; try {lap}"
         raise error_at_path(("max_sequences",), most, reason)
 
 
