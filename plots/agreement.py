@@ -81,7 +81,9 @@ def draw(rows: Iterable[PointRow]) -> Figure:
             xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="measured, ms"
         )
         axis.set_title(
-            f"{len(errors)} times that engines were {label}: {middle}{also}", fontsize=9, loc="left"
+            f"{len(errors):,} times that engines were {label}: {middle}{also}",
+            fontsize=9,
+            loc="left",
         )
         for ticks in (axis.xaxis, axis.yaxis):
             ticks.set_major_locator(LogLocator(numticks=6))
@@ -102,5 +104,5 @@ def finding(points: Sequence[TimedPoint]) -> str:
     if not errors:
         return "Nothing here tests the simulator: engines were fitted to all of it"
     near = mean(1 / 1.25 <= 1 + point.error_pct / 100 <= 1.25 for point in tested)
-    half = f"Half of {len(errors)} times that no engine was fitted to"
+    half = f"Half of {len(errors):,} times that no engine was fitted to"
     return f"{half} are within {median(errors):.1f} %, {percent_text(near)} within the grey band"
