@@ -18,6 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PAGES = "docs/pages"
+LINE_LENGTH = 80
 # Files of the repository that are pages of the site, too.
 SHARED = {
     "README.md": "index.md",
@@ -82,11 +83,29 @@ def python_page() -> str:
         member = getattr(sim, name)
         error = isinstance(member, type) and issubclass(member, Exception)
         values = isinstance(member, type) and hasattr(member, "model_fields")
-        signature = "" if error or values else str(inspect.signature(member))
-        call = re.sub(r"<function <lambda> at \w+>", "...", signature)
-        parts += [f"## {name}", f"```python\nsim.{name}{call}\n```" if call else f"`sim.{name}`"]
+        signature = "" if error or values else signature_text(inspect.signature(member))
+        call = f"```python\nsim.{name}{signature}\n```" if signature else f"`sim.{name}`"
+        parts += [f"## {name}", call]
         parts.append(f"```text\n{inspect.getdoc(member)}\n```")
     return "\n\n".join(parts) + "\n"
+
+
+def signature_text(signature: inspect.Signature) -> str:
+    """Return a signature, with a line for each parameter if one line is too short.
+
+    Left out: modules of classes, and functions that are defaults, whose texts are addresses.
+    """
+    parameters = [_plain(str(parameter)) for parameter in signature.parameters.values()]
+    bare = signature.replace(parameters=[])
+    end = _plain(str(bare)).removeprefix("()")
+    line = f"({', '.join(parameters)}){end}"
+    if len(line) <= LINE_LENGTH:
+        return line
+    return "(\n" + "".join(f"    {parameter},\n" for parameter in parameters) + f"){end}"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", re.sub(r"<function \S+ at \w+>", "...", text))
 
 
 def code_page() -> str:

@@ -5,11 +5,11 @@ from statistics import mean, median
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from plots import style
 from plots.looks import Appearance, system_colours
-from sim.results.labels import trimmed_number
+from sim.results.labels import percent_text
 from sim.results.validation_summary import PointRow
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "d", "p")
@@ -72,7 +72,7 @@ def draw(rows: Iterable[PointRow]) -> Figure:
                 label=chip,
             )
         errors = [abs(point.error_pct) for point in shown if point.status != "assumed"]
-        middle = f"median error {median(errors):.1f}%" if errors else "none"
+        middle = f"median error {median(errors):.1f} %" if errors else "none"
         assumed = len(shown) - len(errors)
         also = (
             f"\nalso drawn: {assumed} with numbers taken over from a neighbour" if assumed else ""
@@ -81,12 +81,14 @@ def draw(rows: Iterable[PointRow]) -> Figure:
             xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="measured, ms"
         )
         axis.set_title(
-            f"{len(errors)} times that engines were {label}: {middle}{also}", fontsize=9, loc="left"
+            f"{len(errors):,} times that engines were {label}: {middle}{also}",
+            fontsize=9,
+            loc="left",
         )
         for ticks in (axis.xaxis, axis.yaxis):
             ticks.set_major_locator(LogLocator(numticks=6))
             ticks.set_minor_locator(NullLocator())
-            ticks.set_major_formatter(FuncFormatter(lambda value, _: trimmed_number(value)))
+            style.plain_ticks(ticks)
     axes[0].set_ylabel("simulated, ms")
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8
@@ -102,5 +104,5 @@ def finding(points: Sequence[TimedPoint]) -> str:
     if not errors:
         return "Nothing here tests the simulator: engines were fitted to all of it"
     near = mean(1 / 1.25 <= 1 + point.error_pct / 100 <= 1.25 for point in tested)
-    half = f"Half of {len(errors)} times that no engine was fitted to"
-    return f"{half} are within {median(errors):.1f}%, {near:.0%} within the grey band"
+    half = f"Half of {len(errors):,} times that no engine was fitted to"
+    return f"{half} are within {median(errors):.1f} %, {percent_text(near)} within the grey band"

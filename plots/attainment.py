@@ -11,7 +11,7 @@ from plots import claims, style
 from plots.looks import system_looks
 from plots.price import USD
 from sim.results.capacity_summary import CapacityOfSystem, CapacitySummary
-from sim.results.labels import system_label, trimmed_number
+from sim.results.labels import percent_text, system_label, trimmed_number
 from sim.results.verdict import KEEPS_UP
 
 if TYPE_CHECKING:
@@ -84,4 +84,4 @@ def finding(summary: CapacitySummary) -> str:
         f"{label} up to {trimmed_number(load)} {unit}" if load else f"{label} at no load"
         for label, load in sorted(loads.items(), key=lambda pair: -pair[1])
     ]
-    return f"{summary.attainment:.0%} of the requests meet the SLO: {'; '.join(parts)}"
+    return f"{percent_text(summary.attainment)} of the requests meet the SLO: {'; '.join(parts)}"

@@ -8,7 +8,7 @@ from matplotlib.patches import Patch
 
 from plots import style
 from plots.causes import TOKEN_CAUSES
-from sim.results.labels import system_label, trimmed_number
+from sim.results.labels import percent_text, system_label, trimmed_number
 from sim.results.saving import Saved
 from sim.results.system_identity import UnloadedRequest
 
@@ -65,7 +65,7 @@ def draw(saved: Saved) -> Figure:
 
 def _fitted(share: float) -> str:
     """Return ', 48 % fitted', or '' if nothing is."""
-    return f", {share:.0%} fitted" if share else ""
+    return f", {percent_text(share)} fitted" if share else ""
 
 
 def finding(systems: Mapping[str, UnloadedRequest]) -> str:
@@ -73,7 +73,7 @@ def finding(systems: Mapping[str, UnloadedRequest]) -> str:
     parts: dict[str, str] = {}
     for name, unloaded in systems.items():
         term, time = max(unloaded.terms_ms.items(), key=lambda pair: pair[1])
-        parts[name] = f"{time / unloaded.tpot_ms:.0%} {TOKEN_CAUSES[term].label}"
+        parts[name] = f"{percent_text(time / unloaded.tpot_ms)} {TOKEN_CAUSES[term].label}"
     head = "Most of an unloaded token's time"
     if len(parts) > 1 and len(set(parts.values())) == 1:
         return f"{head} on every system: {next(iter(parts.values()))}"

@@ -60,14 +60,16 @@ def multiples_of(best: str, values: Mapping[str, float]) -> str:
 
 @dataclass(frozen=True)
 class Race:
-    """The medians of systems that keep up, by label.
+    """The medians of systems that keep up, or the times of one request on them, by label.
 
     speeds: tokens per second of a user. first, last: times of the first and last token [ms].
+    whose: 'for a user', or in which request the speed was.
     """
 
     speeds: Mapping[str, float]
     first: Mapping[str, float]
     last: Mapping[str, float]
+    whose: str = "for a user"
 
     @property
     def finding(self) -> str:
@@ -78,7 +80,7 @@ class Race:
         best = max(self.speeds, key=lambda label: self.speeds[label])
         earliest = min(self.first, key=lambda label: self.first[label])
         done = min(self.last, key=lambda label: self.last[label])
-        speed = f"{trimmed_number(self.speeds[best])} token/s for a user"
+        speed = f"{trimmed_number(self.speeds[best])} token/s {self.whose}"
         if self.last[done] < self.last[best]:
             ends, begins = (style.duration(x) for x in (self.last[done], self.first[earliest]))
             return (

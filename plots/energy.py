@@ -64,7 +64,8 @@ def draw(
         panel = figure.add_subplot(grid[place // columns, 1 + place % columns])
         _shares(panel, own)
         panel.set(xlabel=load if place + columns >= len(systems) else "")
-        panel.set_ylabel("\n".join(textwrap.wrap(f"{look.label}: % by cause", 24)), fontsize=9)
+        named = [*textwrap.wrap(f"{look.label}:", 24), "% by cause"]
+        panel.set_ylabel("\n".join(named), fontsize=9)
     total.set(xscale="log", yscale="log", xlabel=load, ylabel="J for an output token")
     total.margins(0.14)
     if systems:

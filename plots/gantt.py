@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from plots import style
 from plots.causes import CHIP_CAUSES
 from sim.chipsim.machine import TimelineSlice
-from sim.results.labels import trimmed_number
+from sim.results.labels import percent_text, trimmed_number
 from sim.studies.timeline import Timeline
 
 MOST_ROWS = 16  # chips of the slowest stage that are drawn
@@ -122,7 +122,8 @@ def finding(
         / timeline.stage_size
     )
     stages = f"{len(spans)} stages one after the other" if len(spans) > 1 else "one stage"
-    parts = f"{computing / whole:.0%} computing, {(inside - computing) / whole:.0%} collectives"
-    hops = f", {1 - inside / whole:.0%} between stages" if len(spans) > 1 else ""
+    parts = f"{percent_text(computing / whole)} computing"
+    parts += f", {percent_text((inside - computing) / whole)} collectives"
+    hops = f", {percent_text(1 - inside / whole)} between stages" if len(spans) > 1 else ""
     time = f"{trimmed_number(1e3 * whole)} ms"
     return f"{timeline.system}: a token passes {chips} chips in {time}, {stages}: {parts}{hops}"

@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from plots import style
@@ -47,6 +48,7 @@ def draw(saved: Saved) -> Figure:
     queue.set(ylabel="requests waiting", ylim=(0, None))
     queue.set_xlabel(f"time since the first request, {unit}")
     queue.set_ylim(0, max(1.0, queue.get_ylim()[1]))
+    queue.yaxis.set_major_locator(MaxNLocator(integer=True))
     queues = {looks[name].label: int(max(waiting)) for name, (_, _, waiting) in seen.items()}
     style.title(figure, finding(peaks, queues), style.keyed(figure, keys))
     style.run_footnote(figure, saved.summary)

@@ -75,8 +75,10 @@ def draw(saved: Saved) -> Figure:
             axis.plot(times / size, 100 * share, lw=1.3, label=pool, **_LINE_STYLES[pool])
         axis.set(ylabel="KV filled, %", ylim=(0, None), xlabel=f"time, {unit}")
         axis.set_title(system_label(name, identity), fontsize=9, loc="left")
-        axis.legend(fontsize=8, ncols=2)
-    used = [part for part in POOL_PARTS if any(part in parts for parts in means.values())]
+        axis.legend(
+            fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1
+        )
+    used = [part for part in POOL_PARTS if any(parts.get(part) for parts in means.values())]
     keys: list[Patch] = [POOL_PARTS[part].entry for part in used]
     style.title(figure, finding(means, systems), style.keyed(figure, keys))
     style.run_footnote(figure, saved.summary)

@@ -221,7 +221,7 @@ def shade_unmatched_speeds(axis: Axes, pairs: Sequence[Against]) -> None:
     ours = max(max(speeds(pair.mine), default=0.0) for pair in pairs)
     if ours > others > 0:
         axis.axvspan(others, ours, color="#eeeeee", zorder=0)
-        text = "only " + named(pairs) if len(named(pairs)) < 20 else "only these"
+        text = "only " + named(pairs) if len(named(pairs)) < 20 else "only the priced cards"
         axis.annotate(
             text,
             ((others + ours) / 2, 0.02),

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
 
 from plots import claims, style
 from plots.looks import system_looks
@@ -33,12 +32,13 @@ def draw(saved: Saved) -> Figure:
             xlim=(0.5 if most else 0, None),
             ylim=(0, _top(systems, tokens, most)),
         )
-        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     figure.axes[0].set_ylabel("time since the request came, ms")
     keys = [looks[name].entry(_entry(looks[name].label, *tokens[name][:2])) for name in tokens]
     style.title(figure, finding(systems, tokens), style.keyed(figure, keys))
-    note = "a system that does not keep up may be above the axes"
-    style.run_footnote(figure, saved.summary, *([note] if claims.behind(systems) else []))
+    notes = ["this request: near the medians of TTFT and TPOT on all systems"]
+    if claims.behind(systems):
+        notes.append("a system that does not keep up may be above the axes")
+    style.run_footnote(figure, saved.summary, *notes)
     return figure
 
 
@@ -124,5 +124,6 @@ def finding(
         {label: 1000 / tpot for label, (_, tpot, _) in able.items()},
         {label: ttft for label, (ttft, _, _) in able.items()},
         {label: ttft + (n - 1) * tpot for label, (ttft, tpot, n) in able.items()},
+        "in this request",
     )
     return claims.joined(race.finding, late)

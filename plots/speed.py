@@ -59,7 +59,7 @@ def draw(saved: Saved) -> Figure:
     axis.set_xlim(-0.5, len(systems) - 0.1)
     axis.grid(axis="x", visible=False)
     style.title(figure, finding(systems))
-    note = "bars: median request; whiskers: the middle 80% of the requests"
+    note = "bars: median request; whiskers: the middle 80 % of the requests"
     note += "; open marks: published" if any(marked.values()) else ""
     note += "; hollow: does not keep up with the load" if late else ""
     style.run_footnote(figure, saved.summary, note)

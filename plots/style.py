@@ -13,9 +13,9 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
-from sim.results.labels import system_label, trimmed_number
+from sim.results.labels import percent_text, system_label, trimmed_number
 from sim.results.summary import RunSummary
 from sim.results.system_identity import Identity
 
@@ -60,7 +60,12 @@ def title(figure: Figure, finding: str, key_rows: int = 0) -> None:
 
     A title has at most two lines. Clauses that do not fit are left out from the end; they are
     parted by '; '. With many rows in the key the figure grows, so that the axes keep their height.
+    A figure gets its title last, so the ticks of its linear axes get commas here, too.
     """
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if type(axis.get_major_formatter()) is ScalarFormatter:  # of a linear axis by default
+                plain_ticks(axis)
     width = int(figure.get_figwidth() * 10.5)  # letters that go on a line
     clauses = finding.split("; ")
     kept = len(clauses)
@@ -72,8 +77,13 @@ def title(figure: Figure, finding: str, key_rows: int = 0) -> None:
 
 
 def title_lines(text: str, width: int, most: int | None = None) -> list[str]:
-    """Return a text in lines of at most `width` letters; beyond `most` lines it is cut."""
-    return textwrap.wrap(text, width, break_on_hyphens=False, max_lines=most, placeholder=" …")
+    """Return a text in lines of at most `width` letters; beyond `most` lines it is cut.
+
+    No line begins with a percent sign.
+    """
+    kept = text.replace(" %", "\N{NO-BREAK SPACE}%")
+    lines = textwrap.wrap(kept, width, break_on_hyphens=False, max_lines=most, placeholder=" …")
+    return [line.replace("\N{NO-BREAK SPACE}%", " %") for line in lines]
 
 
 def grow(figure: Figure, inches: float) -> None:
@@ -148,8 +158,15 @@ def short(text: str, most: int) -> str:
 
 
 def share_text(share: float) -> str:
-    """Return '12%' or '0.3%'."""
-    return f"{share:.0%}" if share >= 0.01 or not share else f"{100 * share:.1g}%"
+    """Return '12 %' or '0.3 %'."""
+    return percent_text(share) if share >= 0.01 or not share else f"{100 * share:.1g} %"
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Label the ticks of an axis '2,500' and '0.3', without rounding errors as in 0.30000000004."""
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:,.10g}".replace("-", "\N{MINUS SIGN}"))
+    )
 
 
 def plain_log(axis: Axis, dense: float = 1000) -> None:
@@ -163,7 +180,7 @@ def plain_log(axis: Axis, dense: float = 1000) -> None:
     narrow = high / low < 4
     axis.set_major_locator(MaxNLocator(3) if narrow else LogLocator(subs=steps, numticks=12))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: trimmed_number(value)))
+    plain_ticks(axis)
 
 
 def hardware_text(system: Identity) -> str:

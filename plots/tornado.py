@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from plots import style
 from plots.looks import Appearance, looks
-from sim.results.labels import trimmed_number
+from sim.results.labels import percent_text, trimmed_number
 from sim.results.sensitivity_summary import (
     SensitivitySummary,
     SwingSummary,
@@ -107,7 +107,7 @@ def finding(summary: SensitivitySummary, shown: Mapping[str, list[SwingSummary]]
     for name, swings in shown.items():
         system, widest = summary.systems[name], swings[0]
         part = swing_width(widest, system) / system.base.tpot_ms
-        parts.append(f"{system.label or name} on {name_of(widest.key)} ({part:.0%})")
+        parts.append(f"{system.label or name} on {name_of(widest.key)} ({percent_text(part)})")
     return f"TPOT depends most: {'; '.join(parts)}"
 
 

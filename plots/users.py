@@ -36,6 +36,7 @@ def draw(swept: Swept) -> Figure:
                 ha="right",
                 fontsize=8,
                 color=line.colour,
+                bbox={"fc": "white", "ec": "none", "pad": 1},
             )
             texts += 1
     speed.set(ylabel="output tokens per second of one user", ylim=(0, None))
@@ -44,7 +45,7 @@ def draw(swept: Swept) -> Figure:
     for axis in (speed, first):
         axis.set(xlabel="users, each with one request at a time", xscale="log")
         style.plain_log(axis.xaxis)
-    style.title(figure, finding(lines), style.keyed(figure, series.key(lines)))
+    style.title(figure, finding(lines), style.keyed(figure, series.marked_key(lines)))
     series.sweep_footnote(figure, swept)
     return figure
 
@@ -80,7 +81,7 @@ def busy_from(line: Series) -> float | None:
 def finding(lines: list[Series]) -> str:
     """Return the title: the fastest system's speed for the fewest users, and where it falls.
 
-    The title also has the TTFT with the most users.
+    The title also has the TTFT with the most users that the systems it names keep up with.
     """
     if not lines:
         return "No system served a request"
@@ -88,20 +89,28 @@ def finding(lines: list[Series]) -> str:
     if not able:
         return "No system keeps up with the fewest users"
     best = max(able, key=lambda line: line.speeds[0])
-    fewest, most = best.values("users")[0], best.values("users")[-1]
+    fewest = best.values("users")[0]
     fewest_users = "a single user" if fewest == 1 else f"each of {fewest:,.0f} users"
     others = claims.multiples_of(best.label, {line.label: line.speeds[0] for line in able})
-    held = _beside(best, able, lambda line: f"{flat_until(line):,.0f} users")
-    wait = _beside(best, able, lambda line: style.duration(line.values("median_ttft_ms")[-1]))
+    named = [best, *[line for line in able if line.chips != best.chips][:1]]
+    most = max(set.intersection(*[set(_waits(line)) for line in named]), default=None)
+    held = _beside(named, lambda line: f"{flat_until(line):,.0f} users")
+    wait = most and _beside(named, lambda line: style.duration(_waits(line)[most]))
     return claims.joined(
         f"{best.label}: {trimmed_number(best.speeds[0])} token/s for {fewest_users}"
         + (f", {others}" if others else ""),
-        f"within 10% of that until {held}",
-        f"with {most:,.0f} a first token takes {wait}",
+        f"within 10 % of that until {held}",
+        f"with {most:,.0f} a first token takes {wait}" if most else "",
     )
 
 
-def _beside(best: Series, lines: list[Series], value: Callable[[Series], str]) -> str:
-    """Return '9.69 s (8 H100: 0.277 s)': the best system and the first one of other chips."""
-    other = next((line for line in lines if line.chips != best.chips), None)
-    return value(best) + (f" ({other.label}: {value(other)})" if other else "")
+def _waits(line: Series) -> dict[float, float]:
+    """Return the median TTFT [ms] by the number of users, where the system keeps up."""
+    points = zip(line.values("users"), line.values("median_ttft_ms"), line.steady, strict=True)
+    return {users: wait for users, wait, steady in points if steady}
+
+
+def _beside(named: list[Series], value: Callable[[Series], str]) -> str:
+    """Return '9.69 s (8 H100: 0.277 s)': the best system, and another one if there is one."""
+    best, *others = named
+    return value(best) + "".join(f" ({other.label}: {value(other)})" for other in others)

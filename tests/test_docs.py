@@ -94,6 +94,12 @@ def test_every_notebook_is_a_page():
     assert all(f"- {page}\n" in nav for page in HOOKS.NOTEBOOKS.values())
 
 
+def test_signatures_have_no_modules_and_no_addresses():
+    page = HOOKS.python_page()
+    assert "<function" not in page
+    assert "    scenario: Scenario | Mapping[str, Any] | Path | str,\n    seed: int | None" in page
+
+
 # Commands.
 
 GROUP = typer.main.get_command(sim.cli.app.app)

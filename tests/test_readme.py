@@ -71,6 +71,7 @@ def test_the_package_index_gets_no_link_that_is_dead_there():
     for change in hook["substitutions"]:
         shown = re.sub(change["pattern"], change["replacement"], shown)
     assert "What does one user gain" in shown
+    assert "\n*" not in shown  # a caption without its picture
     assert re.findall(r"\]\((?!https?://|#)[^)]*\)", shown) == []
 
 

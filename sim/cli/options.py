@@ -6,6 +6,7 @@ import typer
 
 from sim.cli.completion import complete_scenarios
 from sim.cli.console import note
+from sim.results.labels import percent_text
 
 if TYPE_CHECKING:
     from sim.scenario.scenario import Scenario
@@ -50,4 +51,4 @@ def search_open_plans(
 def print_trial(system: str, trial: "LoadTrial") -> None:
     """Print the result of one trial of a capacity search on stderr."""
     load = f"{trial.load:.4g} {'users' if trial.closed else 'request/s'}"
-    note(f"{system}: at {load}, {trial.attainment:.1%} meet the SLO, {trial.verdict}")
+    note(f"{system}: at {load}, {percent_text(trial.attainment, 1)} meet the SLO, {trial.verdict}")

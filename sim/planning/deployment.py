@@ -18,6 +18,7 @@ from sim.planning.chunks import CHUNKS, best_chunk
 from sim.planning.memories import with_memories
 from sim.planning.partition import Cutter
 from sim.planning.search import PlanTrial, search_degrees, sized_layout
+from sim.results.labels import percent_text
 from sim.serving.policy import SchedulerLimits
 from sim.units import Seconds
 
@@ -161,7 +162,7 @@ class Deployment:
                 refused = "GPU engines such as vLLM refuse it; " * (what == "attention heads")
                 lines.append(
                     f"tensor {tensor} does not divide {parts} {what}: {refused}{held}, "
-                    f"{loss:.1%} more than an even share"
+                    f"{percent_text(loss, 1)} more than an even share"
                 )
         if self.contended:
             lines.append(self.contended)

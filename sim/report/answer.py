@@ -7,7 +7,7 @@
 from collections.abc import Mapping
 
 from sim.report.identity_rows import hardware, marked_changed
-from sim.results.labels import format_number, labelled, speed_label, system_label
+from sim.results.labels import format_number, labelled, percent_text, speed_label, system_label
 from sim.results.statistics import KindMetrics
 from sim.results.summary import OfferedLoad, RunSummary, SystemSummary, TokenLengths
 from sim.results.system_identity import Identity
@@ -117,7 +117,7 @@ def _at_cost_and_load(summary: RunSummary, stable: _Systems) -> str:
         other = stable[first if first != last else last_next]
         pairs = zip(token_usd(stable[last]), token_usd(other), strict=True)
         here, full = (_multiple(mine, theirs) for mine, theirs in pairs)
-        if_full = f" ({full} if both are always full)" if full else ""
+        if_full = f" ({full} if always full)" if full else ""
         if here:
             the = "" if here == "the same" else " of the" if here.startswith("1/") else " the"
             clauses.append(f"{here}{the} price of a token{if_full}")
@@ -152,7 +152,7 @@ def token_joules(system: SystemSummary) -> tuple[float | None, float | None]:
 
 
 def capacity_share(load: OfferedLoad | None, system: SystemSummary) -> str:
-    """Return the load over an estimate of the system's capacity: '<1%', 'about 3%'; '' if unknown.
+    """Return the load over the system's estimated capacity: '<1 %', 'about 3 %'; '' if unknown.
 
     The digits are few, because the capacity is an estimate.
     """
@@ -160,7 +160,7 @@ def capacity_share(load: OfferedLoad | None, system: SystemSummary) -> str:
     if not (full and load and load.varied):
         return ""
     share = load.varied / full.load
-    return "<1%" if share < 0.01 else f"about {share:.0%}"
+    return "<1 %" if share < 0.01 else f"about {percent_text(share)}"
 
 
 def opening_question(comment: str) -> str:
@@ -191,7 +191,8 @@ def kinds_line(kinds: Mapping[str, KindMetrics]) -> str:
     """Return the share of each kind of requests, and its limits."""
     total = sum(kind.requests for kind in kinds.values())
     parts = [
-        f"{name} {kind.requests / total:.0%} ({_limits(kind.slo) if kind.slo else 'no SLO'})"
+        f"{name} {percent_text(kind.requests / total)}"
+        f" ({_limits(kind.slo) if kind.slo else 'no SLO'})"
         for name, kind in kinds.items()
     ]
     return f"Kinds of requests: {', '.join(parts)}."
@@ -237,7 +238,7 @@ def slo_line(summary: RunSummary) -> str:
     if summary.slo is None:
         return "No slo in the scenario: attainment and capacity are not defined."
     percentile = summary.slo_percentile
-    share = f" for {percentile:g}% of the requests" if percentile else ""
+    share = f" for {percentile:g} % of the requests" if percentile else ""
     return f"SLO: {_limits(summary.slo)}{share}."
 
 

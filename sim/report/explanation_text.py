@@ -13,7 +13,7 @@ from sim.results.explanation_summary import (
     ExplainedTime,
     ExplanationSummary,
 )
-from sim.results.labels import format_number
+from sim.results.labels import format_number, percent_text
 
 LINE_WIDTH = 80
 SMALL = 0.005  # shares below are added up
@@ -67,8 +67,9 @@ def _system_lines(name: str, system: ExplainedSystem) -> Iterator[str]:
     yield ""
     rest = 1 - system.fitted_share - system.assumed_share
     yield from _wrapped(
-        f"{system.fitted_share:.1%} of the token's time comes from fitted numbers, "
-        f"{system.assumed_share:.1%} from assumed ones, {rest:.1%} from data sheets and papers."
+        f"{percent_text(system.fitted_share, 1)} of the token's time comes from fitted numbers, "
+        f"{percent_text(system.assumed_share, 1)} from assumed ones, "
+        f"{percent_text(rest, 1)} from data sheets and papers."
     )
     if system.effects:
         yield "The token's time changes most with:"
@@ -90,7 +91,7 @@ def _time_lines(time: ExplainedTime, numbers: Mapping[str, int]) -> Iterator[str
         share = ms / time.ms if time.ms else 0.0
         if not ms:
             continue
-        yield f"  {_amount(ms)} {share:6.1%}  {TERM_TITLES[term]}"
+        yield f"  {_amount(ms)} {percent_text(share, 1):>7}  {TERM_TITLES[term]}"
         lines = [line for line in time.lines if line.term == term]
         shown = [line for line in lines if line.share >= SMALL]
         for line in shown:

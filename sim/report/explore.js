@@ -180,7 +180,7 @@ function cells(kind, texts) {
   for (const [place, content] of texts.entries()) {
     const cell = document.createElement(kind === "th" || place === 0 ? "th" : "td");
     if (kind !== "th" && place === 0) cell.scope = "row";
-    if (place > keys.length) cell.style.textAlign = "right";
+    if (place > keys.length + 1) cell.style.textAlign = "right";
     cell.textContent = content;
     row.append(cell);
   }
@@ -188,20 +188,20 @@ function cells(kind, texts) {
 }
 function none(label) {
   const row = cells("td", [label, "no shown point is this fast"]);
-  row.cells[1].colSpan = keys.length + COLUMNS.length;
+  row.cells[1].colSpan = keys.length + 1 + COLUMNS.length;
   row.className = "none";
   return row;
 }
 function table() {
   const least = Number(byId("speed").value);
-  byId("best").tHead.replaceChildren(cells("th", ["system", ...keys.map((key) => key.replaceAll(".", ".\u200b")), ...COLUMNS.map((key) => data.axes[key].label + unitOf(data.axes[key]))]));
+  byId("best").tHead.replaceChildren(cells("th", ["system", ...keys.map((key) => key.replaceAll(".", ".\u200b")), "verdict", ...COLUMNS.map((key) => data.axes[key].label + unitOf(data.axes[key]))]));
   byId("best").tBodies[0].replaceChildren(...systems.map((name) => {
     const fast = visible().filter((row) => row.system === name && row.is.user_speed >= least);
     const score = (row) => row.is.throughput_per_chip ?? -1;
     const best = fast.reduce((a, b) => (a && score(a) >= score(b) ? a : b), null);
     const { label } = data.systems[name];
     return best
-      ? cells("td", [label, ...keys.map((key) => text(best.at[key])), ...COLUMNS.map((key) => number(best.is[key]))])
+      ? cells("td", [label, ...keys.map((key) => text(best.at[key])), best.verdict, ...COLUMNS.map((key) => number(best.is[key]))])
       : none(label);
   }));
 }

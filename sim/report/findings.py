@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from sim.economics.break_even import ALONE, LOADED, break_even_points, priced_card_systems
 from sim.report.identity_rows import WEIGHT_BANDWIDTHS, changed_numbers
-from sim.results.labels import format_number, labelled, system_label, system_labels
+from sim.results.labels import format_number, labelled, percent_text, system_label, system_labels
 from sim.results.statistics import Metrics
 from sim.results.summary import RunSummary, SystemSummary
 from sim.results.system_identity import SystemIdentity
@@ -216,7 +216,7 @@ def member_shares(fleet: SystemSummary) -> str:
         served = member.served
         if not served:
             continue
-        part = f"{served.completed / completed:.0%}" if completed else "none"
+        part = percent_text(served.completed / completed) if completed else "none"
         times = f"median TTFT {format_number(served.ttft.median)} ms, "
         times += f"TPOT {format_number(served.tpot.median)} ms"
         text = f"{system_label(name, member.identity)} served {part} of the requests"

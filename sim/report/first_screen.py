@@ -27,7 +27,7 @@ from sim.report.findings import conditions_of_numbers, estimated_collectives, ju
 from sim.report.html_table import as_html
 from sim.report.ordering_text import order_lines
 from sim.report.tables import COLOURS, percent, run_tables, trace_table
-from sim.results.labels import format_number, system_label, system_labels
+from sim.results.labels import format_number, percent_text, system_label, system_labels
 from sim.results.statistics import Metrics
 from sim.results.summary import RunSummary, SystemSummary
 from sim.results.verdict import NOT_STEADY
@@ -109,10 +109,10 @@ def key_rows(summary: RunSummary) -> list[KeyRow]:
         here, full = zip(*map(costs, systems), strict=True)
         rows += [KeyRow(label, ratios(here)), KeyRow("  if always full", ratios(full))]
     known = [s.metrics.availability for s in systems]
-    works = (f"{percent(a, a.availability)}%" if a else "-" for a in known)
+    works = (f"{percent(a, a.availability)} %" if a else "-" for a in known)
     rows.append(KeyRow("availability", tuple(map(Text, works))))
     fitted = (s.metrics.fitted_share for s in systems)
-    shares = ("-" if share is None else f"{share:.0%}" for share in fitted)
+    shares = ("-" if share is None else percent_text(share) for share in fitted)
     rows.append(KeyRow("fitted share", tuple(map(Text, shares))))
     return [row for row in rows if any(cell.plain != "-" for cell in row.cells)]
 
@@ -130,10 +130,10 @@ def _kind_attainment(metrics: Metrics, kind: str) -> str:
 
 
 def attainment_text(share: float | None) -> str:
-    """Return '99.4%'; '100%' only if every request is within the SLO."""
+    """Return '99.4 %'; '100 %' only if every request is within the SLO."""
     if share is None:
         return "-"
-    return f"{share if share == 1 else min(share, 0.999):.1%}".replace(".0%", "%")
+    return percent_text(share if share == 1 else min(share, 0.999), 1).replace(".0 %", " %")
 
 
 def ratios(values: Sequence[float | None]) -> tuple[Text, ...]:
@@ -209,7 +209,7 @@ def remarks(summary: RunSummary) -> list[str]:
         percentile, share = summary.slo_percentile, metrics.attainment
         if percentile and share is not None and share < percentile / 100:
             within = f"{attainment_text(share)} of the requests are within the SLO"
-            lines.append(f"{label}: {within}; expected {percentile:g}%.")
+            lines.append(f"{label}: {within}; expected {percentile:g} %.")
     return lines
 
 

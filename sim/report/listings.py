@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.report.titled_tables import left_titled_table, titled_table
-from sim.results.labels import format_number
+from sim.results.labels import format_number, percent_text
 from sim.results.sensitivity_summary import RequestMetrics, SensitivitySummary
 from sim.units import format_quantity
 
@@ -200,7 +200,7 @@ def sensitivity_tables(summary: SensitivitySummary) -> RenderableType:
         if still:
             parts += [
                 Text(
-                    f"Without effect on {summary.requests}, to {NEGLIGIBLE:.1%}: "
+                    f"Without effect on {summary.requests}, to {percent_text(NEGLIGIBLE, 1)}: "
                     f"{', '.join(still)}.",
                     style="dim",
                 ),

@@ -20,7 +20,7 @@ from sim.report.identity_rows import (
 from sim.report.tables import COLOURS
 from sim.report.titled_tables import titled_table
 from sim.results.capacity_summary import BestPlanSummary, CapacitySummary
-from sim.results.labels import format_number, system_labels
+from sim.results.labels import format_number, percent_text, system_labels
 from sim.results.plan_summary import (
     ChipMemory,
     LayerCycle,
@@ -57,11 +57,11 @@ def capacity_table(summary: CapacitySummary) -> RenderableType:
         table.add_row("  time_scale of the trace", *map(format_number, scales))
     table.add_row(
         "attainment there",
-        *("-" if s.attainment is None else f"{s.attainment:.1%}" for s in results),
+        *("-" if s.attainment is None else percent_text(s.attainment, 1) for s in results),
     )
     for kind in summary.kinds or {}:
         attained = ((s.kinds or {}).get(kind) for s in results)
-        table.add_row(f"  of {kind}", *("-" if a is None else f"{a:.1%}" for a in attained))
+        table.add_row(f"  of {kind}", *("-" if a is None else percent_text(a, 1) for a in attained))
     if any(s.sessions for s in results):
         table.add_row("sessions/s", *(format_number(s.sessions) for s in results))
     table.add_row(
@@ -72,7 +72,7 @@ def capacity_table(summary: CapacitySummary) -> RenderableType:
     table.add_row("what binds", *(s.binds or "-" for s in results))
     above = [s.above for s in results]
     table.add_row(f"just above, {unit}", *(format_number(a.load) if a else "-" for a in above))
-    table.add_row("  attainment", *(f"{a.attainment:.1%}" if a else "-" for a in above))
+    table.add_row("  attainment", *(percent_text(a.attainment, 1) if a else "-" for a in above))
     table.add_row(
         "  verdict", *(Text(a.verdict, style=COLOURS[a.verdict]) if a else "-" for a in above)
     )
@@ -180,7 +180,7 @@ def _unloaded_rows(table: Table, requests: Sequence[UnloadedRequest | None]) -> 
     for term in next((r.terms_ms for r in requests if r), {}):
         times = (format_number(r.terms_ms[term]) if r else "-" for r in requests)
         table.add_row(f"  {term}", *times)
-    shares = (f"{r.fitted_share:.0%}" if r else "-" for r in requests)
+    shares = (percent_text(r.fitted_share) if r else "-" for r in requests)
     table.add_row("fitted share of a token", *shares)
 
 

@@ -23,7 +23,13 @@ from sim.report.identity_rows import (
 )
 from sim.report.ordering_text import order_lines
 from sim.report.titled_tables import titled_table
-from sim.results.labels import format_number, published_speed, system_label, system_labels
+from sim.results.labels import (
+    format_number,
+    percent_text,
+    published_speed,
+    system_label,
+    system_labels,
+)
 from sim.results.statistics import (
     LATENCIES,
     AvailabilityMetrics,
@@ -121,7 +127,7 @@ def _metric_rows(table: Table, systems: Sequence[SystemSummary]) -> None:
     if any(m.goodput for m in metrics):
         goodputs = (format_number(m.request_goodput) for m in metrics)
         table.add_row("good request/s (within SLO)", *goodputs)
-    shares = ("-" if m.fitted_share is None else f"{m.fitted_share:.0%}" for m in metrics)
+    shares = ("-" if m.fitted_share is None else percent_text(m.fitted_share) for m in metrics)
     table.add_row("fitted share of a token", *shares)
 
 

@@ -34,6 +34,11 @@ def trimmed_number(value: float) -> str:
     return format_number(value, trailing_zeros=False)
 
 
+def percent_text(share: float, digits: int = 0) -> str:
+    """Return a share in percent: '5 %' for 0.05, or with digits after the point '4.8 %'."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def sortable_text(value: object) -> str:
     """Return a number with six digits and without commas, a text as it is, '-' for None.
 

@@ -7,6 +7,7 @@ from sim.inputs.errors import error_at_path, errors_below
 from sim.planning.deployment import Deployment
 from sim.planning.fit_error import require_fit
 from sim.reliability.availability import require_simulable
+from sim.results.labels import percent_text
 from sim.scenario.outages import failing_units
 from sim.scenario.pools import attention_ffn, pool_of
 from sim.scenario.replicas import Member, chip_machines
@@ -93,9 +94,9 @@ def require_ring_places(scenario: Scenario, name: str, deployment: Deployment) -
     system = scenario.plain(name)
     if system.policies.batching is not ring or not (most := system.max_sequences):
         return
-    turn = ring_schedule(deployment.costs, deployment.limits, scenario.request_tokens).turn
-    if most > turn:
-        reason = f"got {most}; expected at most the {turn} beats of policy ring; try {turn}"
+    lap = ring_schedule(deployment.costs, deployment.limits, scenario.request_tokens).lap
+    if most > lap:
+        reason = f"got {most}; expected at most the {lap} beats of policy ring; try {lap}"
         raise error_at_path(("max_sequences",), most, reason)
 
 
@@ -124,7 +125,8 @@ def system_warnings(scenario: Scenario, name: str, deployment: Deployment) -> li
     if longer > RING_TOLERANCE:
         lines.append(
             f"policy ring: all beats take {1e6 * assumed.beat:.4g} us, as for {tokens:g} tokens; "
-            f"for {longest} tokens they would take {longer:.1%} more (policy continuous counts it)"
+            f"for {longest} tokens they would take {percent_text(longer, 1)} more"
+            " (policy continuous counts it)"
         )
     return lines
 

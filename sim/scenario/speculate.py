@@ -105,7 +105,7 @@ class Draft(Value):
         default=None, description="Link between a replica and its drafter, with `system`."
     )
     groups: Annotated[int, Field(ge=1, le=2)] = Field(
-        default=1, description="Groups of sequences that take turns, with `system`: 1 or 2."
+        default=1, description="Micro-batches that take turns, with `system`: 1 or 2."
     )
 
     @model_validator(mode="after")

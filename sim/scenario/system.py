@@ -84,8 +84,8 @@ class System(Placement, Shown):
 
     With `admission: prompt` the youngest sequence is preempted when the KV cache is full.
 
-    `policy: ring` is for a compiled pipeline: a sequence decodes on a beat of its own, once a turn.
-    A turn is an unloaded pass, rounded up to whole beats. Prompts take the free beats in order.
+    `policy: ring` is for a compiled pipeline: a sequence decodes on a beat of its own, once a lap.
+    A lap is an unloaded pass, rounded up to whole beats. Prompts take the free beats in order.
     So an arrival waits for the next beat, and TPOT is a whole number of beats.
     Unloaded times leave this rounding out.
     All beats are those of a mean request's last token; `check` warns of longer ones.

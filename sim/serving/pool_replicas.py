@@ -253,13 +253,13 @@ class DecodeReplica(Replica):
 class RingDecodeReplica(DecodeReplica, RingReplica):
     """A decode replica whose sequences keep a beat of a compiled pipeline.
 
-    A sequence takes the first free beat after its prompt has arrived, and then one in each turn.
+    A sequence takes the first free beat after its prompt has arrived, and then one in each lap.
     """
 
     def schedule_request(self, request: Request) -> None:
         """Find the beat of a received sequence, and wait for its last token."""
-        env, rows, (beat, unloaded, turn) = self.env, self.rows, self.schedule
-        now, later = env.now, request.output - 2  # turns after its first token here
+        env, rows, (beat, unloaded, lap) = self.env, self.rows, self.schedule
+        now, later = env.now, request.output - 2  # laps after its first token here
         beats = self.ring.enter(math.ceil(now / beat - ROUNDING), 1)
         if later:
             self.ring.hold(beats[1], later)
@@ -268,11 +268,11 @@ class RingDecodeReplica(DecodeReplica, RingReplica):
         rows.transfers.decode_start[request.id] = max(now, beats[1] * beat)
         rows.gaps.add(beats[1] * beat + unloaded - request.joined, 1)
         self.counter.received += 1
-        leave = (beats[1] + later * turn) * beat + unloaded
+        leave = (beats[1] + later * lap) * beat + unloaded
         CallAfter(env, leave - now, partial(self.answered, request, leave))
 
     def entered(self, request: Request, beats: tuple[int, int], begun: float) -> Entered:
         if begun <= beats[1]:
             return request.prompt, 0, 0
-        turns = (begun - 1 - beats[1]) // self.schedule.turn
-        return request.prompt, 0, 1 + int(min(request.output - 2, turns))
+        laps = (begun - 1 - beats[1]) // self.schedule.lap
+        return request.prompt, 0, 1 + int(min(request.output - 2, laps))

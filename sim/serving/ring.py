@@ -1,8 +1,8 @@
 """The beats of a compiled pipeline as a ring, in closed form.
 
 A token enters the first stage with each beat, and leaves the last stage an unloaded pass later.  A
-turn is the number of beats from a token of a sequence to its next one.  A sequence decodes on one
-beat of each turn, until its output ends.  Prompts take the free beats, one prompt after the other.
+lap is the number of beats from a token of a sequence to its next one.  A sequence decodes on one
+beat of each lap, until its output ends.  Prompts take the free beats, one prompt after the other.
 
 >>> ring = BeatRing(4)
 >>> ring.enter(0, 3)
@@ -46,24 +46,24 @@ class BeatSchedule(NamedTuple):
 
     beat: time between two tokens at the first stage [s].
     unloaded: time of a token through all stages [s].
-    turn: beats of the ring, from a token of a sequence to its next one.
+    lap: beats of the ring, from a token of a sequence to its next one.
     """
 
     beat: Seconds
     unloaded: Seconds
-    turn: int
+    lap: int
 
     @property
     def tpot(self) -> Seconds:
-        """The time of a turn, in which each decoding sequence gets a token."""
-        return self.turn * self.beat
+        """The time of a lap, in which each decoding sequence gets a token."""
+        return self.lap * self.beat
 
 
 def beat_schedule(costs: Costs, context: float) -> BeatSchedule:
     """Return the schedule of one token a beat, each of which attends to `context` positions.
 
     Beat and pass are the longer ones of two tokens: a decode, and the last token of a prompt.
-    turn = (pass + way back) / beat, rounded up.
+    lap = (pass + way back) / beat, rounded up.
     """
     window = costs.layout.model.window
     decode = decodes_at(1, context, window)
@@ -98,12 +98,12 @@ def ring_schedule(costs: Costs, limits: SchedulerLimits, request_tokens: float) 
 class BeatRing:
     """The free beats of a ring, and the times when the others become free.
 
-    A place is a beat's number modulo the turn.
+    A place is a beat's number modulo the lap.
     """
 
-    def __init__(self, turn: int) -> None:
-        self.turn = turn
-        self.free = list(range(turn))  # places, sorted
+    def __init__(self, lap: int) -> None:
+        self.lap = lap
+        self.free = list(range(lap))  # places, sorted
         self.ends: list[int] = []  # a heap: the last beat of each sequence that has a place
         self.next = 0  # prompts take no earlier beat
 
@@ -113,32 +113,32 @@ class BeatRing:
         start: the first beat after its admission.  Earlier prompts take all beats to their end.
         While no sequence ends, the free places stay the same.  So division gives the last beat.
         """
-        free, ends, turn = self.free, self.ends, self.turn
+        free, ends, lap = self.free, self.ends, self.lap
         first = now = max(start, self.next)
         left = tokens
         while True:
-            place = now % turn
+            place = now % lap
             passed = bisect_left(free, place)
             if free:
-                turns, index = divmod(passed + left - 1, len(free))
-                last = now - place + turn * turns + free[index]
+                laps, index = divmod(passed + left - 1, len(free))
+                last = now - place + lap * laps + free[index]
                 if not ends or last < ends[0]:
                     break
             end = heapq.heappop(ends)
-            freed = end % turn
+            freed = end % lap
             index = bisect_left(free, freed)
             if end >= now:
-                turns = (end - now + place) // turn
-                left -= turns * len(free) + index - passed
+                laps = (end - now + place) // lap
+                left -= laps * len(free) + index - passed
                 now = end + 1
             free.insert(index, freed)
         self.next = last + 1
         return first, last
 
-    def hold(self, beat: int, turns: int) -> None:
-        """Give the place of this beat to a sequence that decodes `turns` tokens there."""
-        del self.free[bisect_left(self.free, beat % self.turn)]
-        heapq.heappush(self.ends, beat + turns * self.turn)
+    def hold(self, beat: int, laps: int) -> None:
+        """Give the place of this beat to a sequence that decodes `laps` tokens there."""
+        del self.free[bisect_left(self.free, beat % self.lap)]
+        heapq.heappush(self.ends, beat + laps * self.lap)
 
 
 # A request: tokens of its prompt, how many of them have entered, and the decodes that have.
@@ -193,7 +193,7 @@ class BeatCounter(Executor):
     """An executor that only counts: the ring computes the times, so nothing is sent to it.
 
     counted: ended requests, by the tokens that entered.
-    received: decodes whose gap is no turn, because the token before came from another replica.
+    received: decodes whose gap is no lap, because the token before came from another replica.
     """
 
     def __init__(self, costs: Costs, gaps: Gaps, schedule: BeatSchedule) -> None:
@@ -209,7 +209,7 @@ class BeatCounter(Executor):
         return ring_busy(self.costs, self.counted, self.tally)
 
     def flush(self) -> None:
-        """Book the steps and the gaps between tokens.  Each gap is a turn."""
+        """Book the steps and the gaps between tokens.  Each gap is a lap."""
         self.tally = ring_tally(self.counted, self.costs.layout.model.window)
         if decodes := _decodes(self.counted) - self.received:
             self.gaps.add(self.schedule.tpot, decodes)
@@ -227,7 +227,7 @@ class RingReplica(Replica):
     are no more places than beats, so an admitted prompt always finds a free one.  Its times are
     known immediately, because the beats of all requests before it are.
 
-    Prompts and turns start with a beat.  So a prompt waits up to one beat, and the time per output
+    Prompts and laps start with a beat.  So a prompt waits up to one beat, and the time per output
     token is a whole number of beats.
     All beats are equal, as in a compiled program: those of a mean request's last token.
     Left out: stages that are faster at shorter contexts.
@@ -244,11 +244,11 @@ class RingReplica(Replica):
         costs, limits = config.costs, config.limits
         assert config.request_tokens is not None, "a ring needs the tokens of a mean request"
         self.schedule = schedule = ring_schedule(costs, limits, config.request_tokens)
-        limits = replace(limits, sequences=min(limits.sequences, schedule.turn))
+        limits = replace(limits, sequences=min(limits.sequences, schedule.lap))
         self.counter = BeatCounter(costs, rows.gaps, schedule)
         config = replace(config, limits=limits)
         super().__init__(env, number, config, self.counter, rows, on_end)
-        self.ring = BeatRing(schedule.turn)
+        self.ring = BeatRing(schedule.lap)
         # The first beat of the prompt and the beat of its last token, by admitted request.
         self.beats: dict[int, tuple[int, int]] = {}
 
@@ -260,7 +260,7 @@ class RingReplica(Replica):
 
     def schedule_request(self, request: Request) -> None:
         """Find the beats of an admitted request, and wait for its last token."""
-        env, (beat, unloaded, turn) = self.env, self.schedule
+        env, (beat, unloaded, lap) = self.env, self.schedule
         now, decodes = env.now, request.output - 1
         beats = self.ring.enter(math.ceil(now / beat - ROUNDING), request.prompt)
         last = beats[1]
@@ -268,7 +268,7 @@ class RingReplica(Replica):
             self.ring.hold(last, decodes)
         self.beats[request.id] = beats
         self.rows.first_token[request.id] = last * beat + unloaded
-        leave = (last + decodes * turn) * beat + unloaded
+        leave = (last + decodes * lap) * beat + unloaded
         CallAfter(env, leave - now, partial(self.answered, request, leave))
 
     def answered(self, request: Request, leave: Seconds, _: simpy.Event) -> None:
@@ -296,6 +296,6 @@ class RingReplica(Replica):
         """Return the tokens of a request that entered in the first `begun` beats."""
         (first, last), prompt = beats, request.prompt
         if begun > last:
-            turns = (begun - 1 - last) // self.schedule.turn
-            return prompt, prompt, int(min(request.output - 1, turns))
+            laps = (begun - 1 - last) // self.schedule.lap
+            return prompt, prompt, int(min(request.output - 1, laps))
         return prompt, max(0, int(prompt * (begun - first) // (last + 1 - first))), 0

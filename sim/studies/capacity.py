@@ -18,7 +18,7 @@ from sim.results.capacity_summary import (
     TraceScale,
 )
 from sim.results.encoding import json_object
-from sim.results.labels import format_number
+from sim.results.labels import format_number, percent_text
 from sim.results.summary import TokenCosts
 from sim.results.system_identity import max_goodput
 from sim.results.verdict import KEEPS_UP
@@ -321,8 +321,9 @@ def _why_no_rate(lowest: LoadTrial, share: float) -> str:
     if lowest.attained(share):
         return (
             f"enough requests meet the SLO at {lowest.load:.4g} request/s, but only "
-            f"{lowest.kept:.1%} of the offered output tokens come out; expected {KEEPS_UP:.0%}:"
-            f" {lowest.missed['refused']:.1%} of the requests are refused or cancelled"
+            f"{percent_text(lowest.kept, 1)} of the offered output tokens come out;"
+            f" expected {percent_text(KEEPS_UP)}:"
+            f" {percent_text(lowest.missed['refused'], 1)} of the requests are refused or cancelled"
         )
     return "enough single requests meet the SLO, but no tried rate does: they come in bursts"
 
@@ -332,8 +333,9 @@ def _why_too_short(above: LoadTrial, best: LoadTrial | None, requests: int) -> s
     known = f"{best.goodput:.4g} request/s or more" if best else "no rate"
     return (
         f"got a trace of {requests:,} requests, which can tell {known}; at {above.load:.4g}"
-        f" request/s only {above.kept:.1%} of the output tokens come out before the last request"
-        f" comes; expected {KEEPS_UP:.0%}; try a longer trace, or a workload of the same lengths"
+        f" request/s only {percent_text(above.kept, 1)} of the output tokens come out before the"
+        f" last request comes; expected {percent_text(KEEPS_UP)}; try a longer trace, or a workload"
+        " of the same lengths"
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sim.inputs.errors import UserError
 from sim.results.attainment import all_limits_met, limits_met
+from sim.results.labels import percent_text
 from sim.results.metrics import Measure, latencies, output_between
 from sim.results.rows import Rows
 from sim.results.summary import TokenCosts
@@ -178,7 +179,8 @@ class TrialSeries:
             for limit, ok in limits.items()
         }
         worst = max(missed, key=lambda limit: missed[limit])
-        head = f"even alone, {share:.0%} of the requests meet the SLO; expected {self.share:.0%}: "
+        head = f"even alone, {percent_text(share)} of the requests meet the SLO; "
+        head += f"expected {percent_text(self.share)}: "
         refused = ~rows.finished
         if np.average(refused, weights=times) > missed[worst]:
             return f"{head}refused, {rows.reason[int(np.flatnonzero(refused)[0])]}"

@@ -616,7 +616,7 @@ def test_a_capacity_and_its_trials_are_printed(sramsim):
     assert card["max_goodput_rate"] > 0
     assert len(err.splitlines()) == card["trials"] - 1  # the lone requests are no trial of a load
     assert "highest goodput, request/s" in table[1]
-    assert f"{card['attainment']:.1%}" in table[1]
+    assert f"{100 * card['attainment']:.1f} %" in table[1]
 
 
 @pytest.mark.parametrize("ttft", ["500 ms", "1 us"])  # with 1 us no load is tried

@@ -28,4 +28,4 @@ def test_a_slow_task_is_shown_on_a_terminal_only(monkeypatch, stream, shown):
 @pytest.mark.parametrize(("closed", "load"), [(False, "12.5 request/s"), (True, "12.5 users")])
 def test_a_trial_names_the_unit_of_its_load(capsys, closed, load):
     print_trial("lpu", LoadTrial(12.5, 0.93, "STABLE", 1.0, 1.0, {}, (0.0, 1.0), closed))
-    assert capsys.readouterr().err == f"lpu: at {load}, 93.0% meet the SLO, STABLE\n"
+    assert capsys.readouterr().err == f"lpu: at {load}, 93.0 % meet the SLO, STABLE\n"

@@ -70,14 +70,14 @@ def drawn(schedule, load, count=300, seed=0):
 
 def loop_over_beats(schedule, limits, requests):
     """Return first and last token times of requests, one beat after the other."""
-    beat, unloaded, turn = schedule
+    beat, unloaded, lap = schedule
     arrivals, prompts, outputs = (
         x.tolist() for x in (requests.arrival, requests.prompt, requests.output)
     )
     coming, waiting, prefilling = deque(range(len(arrivals))), deque(), deque()
     first, last = [math.nan] * len(arrivals), [math.nan] * len(arrivals)
-    places, left, leaving = [None] * turn, {}, []  # who decodes where, and what is left to do
-    free, seats, number = limits.kv_tokens, min(limits.sequences, turn), 0
+    places, left, leaving = [None] * lap, {}, []  # who decodes where, and what is left to do
+    free, seats, number = limits.kv_tokens, min(limits.sequences, lap), 0
     while coming or waiting or prefilling or any(x is not None for x in places) or leaving:
         now = (number + 1e-6) * beat  # clocks round
         while coming and arrivals[coming[0]] <= now:
@@ -89,7 +89,7 @@ def loop_over_beats(schedule, limits, requests):
             who = waiting.popleft()
             free, seats, left[who] = free - prompts[who] - outputs[who], seats - 1, prompts[who]
             prefilling.append(who)
-        who, leave = places[number % turn], number * beat + unloaded
+        who, leave = places[number % lap], number * beat + unloaded
         if who is not None:
             left[who] -= 1
         elif prefilling:
@@ -97,9 +97,9 @@ def loop_over_beats(schedule, limits, requests):
             left[who] -= 1
             if not left[who]:
                 prefilling.popleft()
-                first[who], left[who], places[number % turn] = leave, outputs[who] - 1, who
-        if who is not None and places[number % turn] == who and not left[who]:
-            last[who], places[number % turn] = leave, None
+                first[who], left[who], places[number % lap] = leave, outputs[who] - 1, who
+        if who is not None and places[number % lap] == who and not left[who]:
+            last[who], places[number % lap] = leave, None
             leaving.append(who)
         number += 1
     return np.array(first), np.array(last)
@@ -117,23 +117,23 @@ def test_the_closed_form_is_a_loop_over_beats(compiled, plan, load, kv_tokens, s
     first, last = loop_over_beats(schedule, deployment.limits, requests)
     np.testing.assert_allclose(rows.first_token, first, rtol=1e-9, atol=0)
     np.testing.assert_allclose(rows.last_token, last, rtol=1e-9, atol=0)
-    places = min(sequences, schedule.turn)
+    places = min(sequences, schedule.lap)
     for moment in rows.admitted:
         assert ((rows.admitted <= moment) & (moment < rows.last_token - 1e-9)).sum() <= places
 
 
-def test_a_turn_is_an_unloaded_pass_in_whole_beats(compiled):
+def test_a_lap_is_an_unloaded_pass_in_whole_beats(compiled):
     for plan in PLANS:
         costs = compiled(plan).costs
-        beat, unloaded, turn = schedule = beat_schedule(costs, TOKENS)
-        assert (turn - 1) * beat < unloaded + costs.back <= turn * beat * (1 + 1e-9)
+        beat, unloaded, lap = schedule = beat_schedule(costs, TOKENS)
+        assert (lap - 1) * beat < unloaded + costs.back <= lap * beat * (1 + 1e-9)
         rows = serve(compiled(plan), RequestBatch(np.zeros(1), np.array([5]), np.array([9])))
         assert rows.first_token[0] == pytest.approx(4 * beat + unloaded, rel=1e-12)
         assert rows.last_token[0] - rows.first_token[0] == pytest.approx(8 * schedule.tpot)
 
 
 def test_a_ring_keeps_a_sequences_pace_whatever_comes(compiled):
-    """At a load of three times the beats, each gap is a turn."""
+    """At a load of three times the beats, each gap is a lap."""
     deployment = compiled("four stages")
     schedule = beat_schedule(deployment.costs, TOKENS)
     requests = drawn(schedule, load=3.0)
@@ -187,11 +187,11 @@ def test_every_request_ends_once_on_replicas_behind_a_router(compiled, users):
 
 
 def test_a_part_of_a_run_counts_the_tokens_that_enter_in_it(compiled):
-    """By hand: of a prompt of 4 and 10 tokens after it, those of the beats from 2.5 to 3 + 5.5 turns."""
+    """By hand: of a prompt of 4 and 10 tokens after it, those of the beats from 2.5 to 3 + 5.5 laps."""
     deployment = compiled("four stages")
-    beat, _, turn = beat_schedule(deployment.costs, TOKENS)
+    beat, _, lap = beat_schedule(deployment.costs, TOKENS)
     requests = RequestBatch(np.zeros(1), np.array([4]), np.array([11]))
-    until = (3 + 5.5 * turn) * beat
+    until = (3 + 5.5 * lap) * beat
     span = serve(deployment, requests, counted=(2.5 * beat, until)).span
     (tally,) = span.tallies
     assert tally.batch_steps[1] == 1 + 5
@@ -243,7 +243,7 @@ def test_a_ring_prefills_for_a_decode_pool_as_it_answers_alone(compiled, make_de
 
 
 def test_a_ring_decodes_for_a_prefill_pool_at_its_own_pace(compiled, make_deployment):
-    """A received sequence takes the first free beat, and then one in each turn. No beat has two."""
+    """A received sequence takes the first free beat, and then one in each lap. No beat has two."""
     deployment = compiled("three uneven stages", kv_tokens=600)
     prefill, random = make_deployment(1, TOKENS), np.random.default_rng(4)
     arrivals = np.cumsum(random.exponential(6 * beat_schedule(deployment.costs, TOKENS).beat, 300))
@@ -259,16 +259,16 @@ def test_a_ring_decodes_for_a_prefill_pool_at_its_own_pace(compiled, make_deploy
     service = Service(asked, configs, least_loaded, pools=pools)
     rows = service.run()
     target = service.fleet.replicas[-1]
-    beat, unloaded, turn = target.schedule
+    beat, unloaded, lap = target.schedule
     assert rows.finished.all()
     assert (target.kv_cache.kv_used, target.kv_cache.sequences_used, target.beats) == (0, 0, {})
     decoding = outputs > 1
-    start = (rows.last_token - unloaded)[decoding] / beat - (outputs[decoding] - 2) * turn
+    start = (rows.last_token - unloaded)[decoding] / beat - (outputs[decoding] - 2) * lap
     first = np.round(start).astype(int)
     assert start == pytest.approx(first, abs=1e-6)  # of a whole beat
     assert (start * beat >= rows.transfers.handed_over[decoding] - 1e-9).all()
     decodes = list(zip(first, outputs[decoding] - 1, strict=True))
-    taken = {begin + n * turn for begin, own in decodes for n in range(own)}
+    taken = {begin + n * lap for begin, own in decodes for n in range(own)}
     assert len(taken) == (outputs - 1).sum()
     tally = rows.tallies[-1]
     assert (tally.batch_steps[1], tally.logits, rows.gaps.count) == (len(taken),) * 3

@@ -265,15 +265,15 @@ def drawn_inside(figure) -> None:
 def test_agreement_says_how_far_off_what_was_not_fitted_is():
     figure = agreement.draw(POINTS)
     assert figure.get_suptitle().replace("\n", " ") == (
-        "Half of 3 times that no engine was fitted to are within 10.0%, 67% within the grey band"
+        "Half of 3 times that no engine was fitted to are within 10.0 %, 67 % within the grey band"
     )
     drawn_inside(figure)
     free, fitted = figure.axes
     assert free.get_title(loc="left") == (  # counts what the title counts, and the fourth apart
-        "3 times that engines were not fitted to: median error 10.0%\nalso drawn: 1 with numbers taken over from a neighbour"
+        "3 times that engines were not fitted to: median error 10.0 %\nalso drawn: 1 with numbers taken over from a neighbour"
     )
     assert fitted.get_title(loc="left").startswith(
-        "1 times that engines were fitted to: median error 2.0%"
+        "1 times that engines were fitted to: median error 2.0 %"
     )
     points = [pair for line in free.lines[1:] for pair in zip(*line.get_data(), strict=True)]
     assert sorted(points) == sorted((10.0, 10 * (1 + error / 100)) for error in (10, -30, 4, 90))
@@ -314,7 +314,7 @@ def test_a_tornado_has_a_bar_to_each_end_that_moves_a_token():
         "still": sensitive(1.0, (1.0, 1.0)),
     }
     figure = tornado.draw(SensitivitySummary("mine", systems))
-    assert figure.get_suptitle() == "TPOT depends most: card on layer overhead (60%)"
+    assert figure.get_suptitle() == "TPOT depends most: card on layer overhead (60 %)"
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == [
         "chip.memory.hbm.bandwidth",
@@ -339,12 +339,12 @@ def test_agreement_leaves_out_bounds_that_hold():
     """Their error of 0 would halve the median."""
     figure = agreement.draw([compared(20.0, "tested"), compared(0.0, "tested", bound="kept")])
     assert " ".join(figure.get_suptitle().split()).startswith(
-        "Half of 1 times that no engine was fitted to are within 20.0%"
+        "Half of 1 times that no engine was fitted to are within 20.0 %"
     )
     assert (
         figure.axes[0]
         .get_title(loc="left")
-        .startswith("1 times that engines were not fitted to: median error 20.0%")
+        .startswith("1 times that engines were not fitted to: median error 20.0 %")
     )
 
 
@@ -435,3 +435,23 @@ def test_the_kv_caches_of_pools_and_of_a_fleets_members_are_drawn_apart():
     ).saved()
     assert list(occupancy.filled_over_time(fleet, "both")) == ["a", "b"]
     assert list(occupancy.filled_over_time(fleet, "a")) == [""]
+
+
+def test_ticks_of_a_linear_axis_have_commas():
+    figure = style.figure()
+    axis = figure.subplots()
+    axis.plot([0, 0.4], [-2000, 5000])
+    style.title(figure, "A finding")
+    FigureCanvasAgg(figure).draw()
+    across, up = (
+        {text.get_text() for text in ticks.get_ticklabels()} for ticks in (axis.xaxis, axis.yaxis)
+    )
+    assert {"0", "0.3"} <= across
+    assert {"\N{MINUS SIGN}2,000", "5,000"} <= up
+
+
+def test_no_line_of_a_title_begins_with_a_percent_sign():
+    for width in range(8, 40):
+        lines = style.title_lines("Half of the times are within 10 %, 67 % within the band", width)
+        assert not any(line.startswith("%") for line in lines)
+        assert " ".join(lines) == "Half of the times are within 10 %, 67 % within the band"

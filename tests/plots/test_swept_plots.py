@@ -265,7 +265,7 @@ def test_users_title_says_until_when_the_speed_holds(swept):
     assert users.flat_until(line) == max(held)
     title = users.finding([line])
     wait = style.duration(table["median_ttft_ms"][-1])
-    told = f"lpu: {trimmed_number(speeds[0])} token/s for a single user; within 10% of that until {max(held)} users"
+    told = f"lpu: {trimmed_number(speeds[0])} token/s for a single user; within 10 % of that until {max(held)} users"
     assert title == f"{told}; with {int(table['users'][-1])} a first token takes {wait}"
 
 
@@ -275,6 +275,16 @@ def test_the_speed_holds_only_where_the_system_keeps_up(swept):
     verdict = polars.when(polars.col("users") == held).then(polars.lit("OVERLOADED"))
     table = line.table.with_columns(verdict=verdict.otherwise(polars.col("verdict")))
     assert users.flat_until(replace(line, table=table)) == numbers[numbers.index(held) - 1]
+
+
+def test_the_wait_of_the_title_is_one_of_a_system_that_keeps_up(swept):
+    line = next(each for each in series.series(swept["users"], "users") if each.system == "lpu")
+    numbers, waits = line.values("users"), line.values("median_ttft_ms")
+    verdict = polars.when(polars.col("users") == numbers[-1]).then(polars.lit("BACKLOGGED"))
+    table = line.table.with_columns(verdict=verdict.otherwise(polars.lit("STABLE")))
+    title = users.finding([replace(line, table=table)])
+    wait = style.duration(waits[-2])
+    assert title.endswith(f"; with {numbers[-2]} a first token takes {wait}")
 
 
 def test_a_pipeline_is_busy_where_twice_the_users_get_no_more(tmp_path):
@@ -485,7 +495,7 @@ def test_bars_of_memory_are_what_the_plan_says():
     assert np.allclose(heights[0], [stage.weights / 1e6 for stage in lpu.stages])
     assert np.allclose(heights.sum(axis=0), capacity / 1e6)
     weights = max(stage.weights for stage in lpu.stages) / capacity
-    assert f"64 Groq LPUs {weights:.0%} weights" in figure.get_suptitle().replace("\n", " ")
+    assert f"64 Groq LPUs {100 * weights:.0f} % weights" in figure.get_suptitle().replace("\n", " ")
 
 
 def test_a_model_that_does_not_fit_stands_out_of_its_memory():

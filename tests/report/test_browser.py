@@ -421,6 +421,9 @@ def test_the_front_and_the_table_hold_the_best_points(browser: Browser, explored
     assert sorted(browser.value(cells)) == ["1", "no shown point is this fast"]
     browser.value("byId('speed').value = 0; table()")
     assert browser.value(cells) == ["16", "16"]
+    head, *rows = browser.value("[...byId('best').rows].map(row => row.cells[3].textContent)")
+    assert head == "verdict"
+    assert set(rows) <= set(browser.value("data.rows.map(row => row.verdict)"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -90,7 +90,7 @@ def test_the_answer_names_the_fastest_on_both_tokens_with_price_and_load(flagshi
         "LPUs), the whole answer from 576 Groq LPUs (2.2 times as soon), at 37 times the price of "
         "a token ("
     )
-    assert answer.endswith(" times if both are always full) and <1% of its capacity.")
+    assert answer.endswith(" times if always full) and <1 % of its capacity.")
 
 
 def test_a_system_that_is_not_stable_is_never_the_fastest(flagship):
@@ -143,7 +143,14 @@ def test_loads_of_every_kind_are_described():
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(None, "-"), (1.0, "100%"), (0.9999, "99.9%"), (0.994, "99.4%"), (0.5, "50%"), (0.0, "0%")],
+    [
+        (None, "-"),
+        (1.0, "100 %"),
+        (0.9999, "99.9 %"),
+        (0.994, "99.4 %"),
+        (0.5, "50 %"),
+        (0.0, "0 %"),
+    ],
 )
 def test_all_requests_are_within_the_slo_only_if_none_is_not(share, text):
     assert attainment_text(share) == text
@@ -152,11 +159,11 @@ def test_all_requests_are_within_the_slo_only_if_none_is_not(share, text):
 def test_an_slo_with_a_percentile_names_who_misses_it(flagship):
     asked = "slo={ttft: 90 ms, tpot: 200 ms, percentile: 99}"
     summary = run(read("llama2-70b-lpu-vs-h100", [asked])).summary
-    assert condition_lines(summary)[-1] == "SLO: TTFT 90 ms, TPOT 200 ms for 99% of the requests."
+    assert condition_lines(summary)[-1] == "SLO: TTFT 90 ms, TPOT 200 ms for 99 % of the requests."
     share = summary.systems["h100"].metrics.attainment
     assert 0.5 < share < 0.99
     assert remarks(summary) == [
-        f"1 H100: {share:.0%} of the requests are within the SLO; expected 99%."
+        f"1 H100: {100 * share:.0f} % of the requests are within the SLO; expected 99 %."
     ]
     assert "percentile" not in summary.slo
     assert remarks(flagship.summary) == []

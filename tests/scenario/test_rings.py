@@ -18,7 +18,7 @@ def read_ring(*overrides):
     return sim.read(FLAGSHIP, [RING, *overrides])
 
 
-def test_a_user_gets_a_token_each_turn_of_the_ring():
+def test_a_user_gets_a_token_each_lap_of_the_ring():
     """The rounding to whole beats is the only difference from an unloaded pass: less than a beat."""
     scenario = read_ring("workload.requests=20", "workload.rate=10 request/s")
     members = deploy_members(scenario, "lpu")
@@ -70,7 +70,7 @@ def test_beats_that_contexts_lengthen_are_a_warning(sramsim):
     short, long = read_ring(), read_ring("model=llama-3.1-70b")
     assert system_warnings(short, "lpu", deploy_fitting(short, "lpu")) == []
     (warning,) = system_warnings(long, "lpu", deploy_fitting(long, "lpu"))
-    assert re.search(r"for 640 tokens; for 6\d{4} tokens they would take 8\.\d% more", warning)
+    assert re.search(r"for 640 tokens; for 6\d{4} tokens they would take 8\.\d % more", warning)
     _, _, printed = sramsim("check", FLAGSHIP, "--set", RING, "--set", "model=llama-3.1-70b")
     assert warning in printed
 

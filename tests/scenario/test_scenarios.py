@@ -313,7 +313,7 @@ def test_a_fleet_takes_what_neither_of_its_members_can(monkeypatch, capsys):
             monkeypatch, capsys, "run", "--all", "fleet", "--set", "workload.requests=1000"
         ).split()
     )
-    assert re.search(r"fleet by length: 576 Groq LPUs served 3\d% of the requests \(median", told)
+    assert re.search(r"fleet by length: 576 Groq LPUs served 3\d % of the requests \(median", told)
 
 
 def test_plan_and_check_put_a_fleet_together_from_its_members(monkeypatch, capsys):

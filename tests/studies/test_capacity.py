@@ -212,7 +212,7 @@ def test_the_reason_says_by_how_much_a_single_request_misses_a_limit(make_scenar
     assert (found["max_goodput_rate"], found["trials"], found["binds"]) == (0, 1, None)
     allowed = f"{1000 * (service / 2):g} ms allowed"
     assert found["reason"].startswith(
-        "even alone, 0% of the requests meet the SLO; expected 90%: ttft is "
+        "even alone, 0 % of the requests meet the SLO; expected 90 %: ttft is "
     )
     assert found["reason"].endswith(f", 2 times the {allowed}")
 
@@ -315,8 +315,12 @@ def test_tokens_that_a_deadline_takes_at_any_rate_are_the_reason(make_scenario, 
     found = capacity(scenario, attainment=0.8, requests=500).systems["one"]
     assert found.best is None
     assert found.above.attainment == pytest.approx(0.9, abs=0.05)
-    assert f"only {found.above.kept:.1%} of the offered output tokens come out" in found.reason
-    assert f"{found.above.missed['refused']:.1%} of the requests are refused" in found.reason
+    assert (
+        f"only {100 * found.above.kept:.1f} % of the offered output tokens come out" in found.reason
+    )
+    assert (
+        f"{100 * found.above.missed['refused']:.1f} % of the requests are refused" in found.reason
+    )
 
 
 def test_bursts_take_less(make_scenario, service):

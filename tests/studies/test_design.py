@@ -288,7 +288,7 @@ def test_a_plan_that_meets_no_slo_is_an_error(scenario):
     asked = scenario(plan=CAPACITY).model_copy(update={"slo": SLO(ttft=1e-9)})
     with pytest.raises(
         PlanError,
-        match=r"the SLO is met by none of \d plans: even alone, 0% .*; try a looser slo",
+        match=r"the SLO is met by none of \d plans: even alone, 0 % .*; try a looser slo",
     ):
         search_plans(asked)
 

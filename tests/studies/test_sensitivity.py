@@ -249,7 +249,7 @@ def test_the_command_prints_json_and_a_table_and_draws_a_figure(sramsim, mine, f
     assert "TPOT depends most: cards on bandwidth" in Path("tornado.svg").read_text()
     status, out, err = sramsim("sensitivity", "mine.yaml")
     assert (status, err) == (0, "")
-    assert "Without effect on a single request, to 0.1%: chip.power.maximum." in " ".join(
+    assert "Without effect on a single request, to 0.1 %: chip.power.maximum." in " ".join(
         out.split()
     )
     assert "all together" in out
