@@ -8,6 +8,7 @@ cable when its head arrives there (virtual cut-through). Messages in lock step s
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -26,11 +27,15 @@ _FREE = attrgetter("free")
 
 
 @dataclass(eq=False, slots=True)
-class PendingMessages:
-    """The messages that a chip still expects before its next phase."""
+class Shipment:
+    """What a step sends to the next stage, or what one run of a collective sends.
 
-    left: int
-    full: Event
+    Its own messages wait for each other in its own order, which is no contention.
+    label: for timelines.
+    """
+
+    nbytes: float
+    label: str
 
 
 @dataclass(eq=False)
@@ -46,88 +51,89 @@ class CollectiveRun:
 class Barrier:
     """A barrier of one run of a collective.
 
-    It opens when every chip has joined and every message has arrived.
+    It opens when every chip has sent its messages and all messages have arrived.
+    delays: the wait of each chip before each phase [s].
+    left: chips that have not sent all their messages, and arrivals that are under way.
+    missing: for each phase but the last, the messages that each chip still expects.
+    waiting: for each of these phases, the chips that wait, with the events that let them go on.
     """
 
-    __slots__ = ("collective_run", "env", "left", "over", "pending_messages")
+    __slots__ = (
+        "collective_run", "delays", "left", "missing", "over", "shipment", "waiting",
+    )  # fmt: skip
 
-    def __init__(self, env: simpy.Environment, collective_run: CollectiveRun) -> None:
+    def __init__(
+        self,
+        env: simpy.Environment,
+        collective_run: CollectiveRun,
+        shipment: Shipment,
+        delays: Sequence[Seconds],
+    ) -> None:
         outboxes = collective_run.outboxes
-        self.env, self.collective_run = env, collective_run
-        self.left = outboxes.messages + len(outboxes.bundles)
+        self.collective_run, self.shipment, self.delays = collective_run, shipment, delays
+        self.left = len(outboxes.bundles)
         self.over = Event(env)
-        # The keys are chips, in a mapping for each phase.
-        self.pending_messages: list[dict[int, PendingMessages]] = [{} for _ in outboxes.expected]
+        self.missing = [dict(expected) for expected in outboxes.expected[:-1]]
+        self.waiting: list[dict[int, Event]] = [{} for _ in self.missing]
 
-    def done(self, many: int = 1) -> None:
-        """Count chips that joined or messages that arrived."""
-        self.left -= many
+    def count(self, _: object = None) -> None:
+        """Count a chip that has sent its messages, or an arrival; the last one opens it."""
+        self.left -= 1
         if not self.left:
             self.collective_run.barrier = None
             self.collective_run.runs += 1
             self.over.succeed()
 
-    def pending(self, phase: int, chip: int) -> PendingMessages:
-        """Return the messages of a phase that a chip still expects."""
-        of_chips = self.pending_messages[phase]
-        if chip not in of_chips:
-            expected = self.collective_run.outboxes.expected[phase][chip]
-            of_chips[chip] = PendingMessages(expected, Event(self.env))
-            if not expected:
-                of_chips[chip].full.succeed()
-        return of_chips[chip]
-
-    def delivery(self, phase: int, targets: Sequence[int]) -> Callable[[object], None]:
-        """Return the callback for the arrival of messages of a phase at chips.
+    def arrival(self, phase: int, targets: Sequence[int]) -> Callable[[object], None]:
+        """Count messages that leave now, and return the callback for their arrival at chips.
 
         After the last phase no chip waits for its own messages, only for the barrier.
         """
-        if phase == len(self.collective_run.outboxes.expected) - 1:
-            return lambda _: self.done(len(targets))
+        self.left += 1
+        return self.count if phase == len(self.missing) else partial(self.arrive, phase, targets)
 
-        of_chips = self.pending_messages[phase]
-
-        def deliver(_: object) -> None:
-            for target in targets:
-                pending = of_chips.get(target) or self.pending(phase, target)
-                pending.left -= 1
-                if not pending.left:
-                    pending.full.succeed()
-            self.done(len(targets))
-
-        return deliver
+    def arrive(self, phase: int, targets: Sequence[int], _: object) -> None:
+        """Count messages that arrive together. A chip goes on after the last one of its phase."""
+        missing, waiting = self.missing[phase], self.waiting[phase]
+        for target in targets:
+            missing[target] -= 1
+            if not missing[target] and target in waiting:
+                waiting[target].succeed()
+        self.count()
 
 
-class Shipment(NamedTuple):
-    """A message or a collective under way: bytes, owner of its cables, and label for timelines."""
+@dataclass(eq=False, slots=True)
+class Path:
+    """The way of single messages from one chip to another, with their number and their bytes."""
 
-    nbytes: float
-    owner: object
-    label: str
+    segments: Sequence[Onward]
+    messages: int = 0
+    nbytes: float = 0.0
 
 
 class Transit:
     """A message on a path of several cables, which takes each when its head arrives there."""
 
-    __slots__ = ("arrived", "segments", "shipment", "waits")
+    __slots__ = ("arrived", "segments", "shipment", "taken", "waits")
 
     def __init__(
         self,
         waits: LockStep,
-        segments: tuple[Onward, ...],
+        segments: Sequence[Onward],
         shipment: Shipment,
         arrived: Callable[[object], None],
     ) -> None:
         self.waits, self.segments, self.shipment, self.arrived = waits, segments, shipment, arrived
+        self.taken = 0  # cables
 
     def __call__(self, _: object) -> None:
         """Take the next cable: the head is there."""
-        (cable, latency, per_byte), *rest = self.segments
-        nbytes, owner, label = self.shipment
-        now, hold = self.waits.env.now, nbytes * per_byte
-        start = cable.take(now, hold, owner, label)
-        if rest:
-            self.segments = tuple(rest)
+        shipment, now = self.shipment, self.waits.env.now
+        cable, latency, per_byte = self.segments[self.taken]
+        hold = shipment.nbytes * per_byte
+        start = cable.take(now, hold, shipment, shipment.label)
+        self.taken += 1
+        if self.taken < len(self.segments):
             self.waits.timeout(start - now + latency).callbacks.append(self)
         else:
             self.waits.timeout(start - now + latency + hold).callbacks.append(self.arrived)
@@ -153,8 +159,7 @@ class Transport:
     def __init__(self, env: simpy.Environment, network: Network) -> None:
         self.env, self.network, self.waits = env, network, LockStep(env)
         self.collective_runs: dict[tuple[object, ...], list[CollectiveRun]] = {}
-        self.paths: dict[tuple[int, int], tuple[Onward, ...]] = {}
-        self.sent: dict[tuple[int, int], tuple[int, float]] = {}  # single messages and their bytes
+        self.paths: dict[tuple[int, int], Path] = {}
 
     def bind(self, label: str, exchange: Exchange) -> BoundCollective:
         """Return a collective with the runs of its ranks."""
@@ -175,15 +180,13 @@ class Transport:
         self, source: int, target: int, shipment: Shipment, arrived: Callable[[object], None]
     ) -> None:
         """Send a single message from chip to chip, and call `arrived` when it is there."""
-        key = (source, target)
-        if key not in self.paths:
-            self.paths[key] = tuple(
-                Onward(*segment) for segment in self.network.per_byte(Message(source, target, 1.0))
-            )
-            self.sent[key] = (0, 0.0)
-        messages, total = self.sent[key]
-        self.sent[key] = messages + 1, total + shipment.nbytes
-        Transit(self.waits, self.paths[key], shipment, arrived)(None)
+        path = self.paths.get((source, target))
+        if path is None:
+            segments = self.network.per_byte(Message(source, target, 1.0))
+            path = self.paths[source, target] = Path([Onward(*segment) for segment in segments])
+        path.messages += 1
+        path.nbytes += shipment.nbytes
+        Transit(self.waits, path.segments, shipment, arrived)(None)
 
     def execute(self, chip: int, step: BoundCollective, rank: int) -> SimProcess:
         """Execute a chip's part in a collective of a rank.
@@ -191,49 +194,52 @@ class Transport:
         In each phase the chip sends its messages and waits for its own.  Then it waits for the
         barrier.
         """
-        env, nbytes, label = self.env, step.nbytes, step.label
-        runs = step.collective_runs
+        env, runs, timeout = self.env, step.collective_runs, self.waits.timeout
         collective_run = runs[rank if len(runs) > 1 else 0]
-        barrier = collective_run.barrier
-        if barrier is None:
-            barrier = collective_run.barrier = Barrier(env, collective_run)
-            collective_run.nbytes += nbytes
+        barrier = collective_run.barrier or self.begin(collective_run, step)
+        shipment, recording = barrier.shipment, self.network.recording
         phases = collective_run.outboxes.bundles[chip]
-        shipment = Shipment(nbytes, barrier, label)
-        recording = self.network.recording
-        for number, bundles in enumerate(phases):
-            if delay := step.latency + step.reduction * (number < adding_phases(len(phases))):
-                yield self.waits.timeout(delay)
+        for phase, (bundles, delay) in enumerate(zip(phases, barrier.delays, strict=True)):
+            if delay:
+                yield timeout(delay)
             now = env.now
             for bundle in bundles:
-                start = (
-                    now if max(map(_FREE, bundle.cables)) <= now else _start_behind(bundle, barrier)
-                )
-                if bundle.onward or recording or start is None:
-                    self._send_singly(bundle, barrier, number, shipment)
+                cables, latency, per_byte, length, onward, targets = bundle
+                free = max(map(_FREE, cables)) <= now
+                start = now if free else _start_behind(cables, shipment)
+                if onward or recording or start is None:
+                    self._send_singly(bundle, barrier, phase)
                     continue
-                until = start + nbytes * bundle.per_byte * bundle.length
-                for cable in bundle.cables:
-                    cable.free, cable.owner = until, barrier
+                until = start + shipment.nbytes * per_byte * length
+                for cable in cables:
+                    cable.free, cable.owner = until, shipment
                 # One event for messages that leave together and arrive together.
-                arrival = self.waits.timeout(until - now + bundle.latency)
-                arrival.callbacks.append(barrier.delivery(number, bundle.targets))
-            if number < len(phases) - 1:
-                yield barrier.pending(number, chip).full
-        over = barrier.over
-        barrier.done()
-        yield over
+                arrival = timeout(until - now + latency)
+                arrival.callbacks.append(barrier.arrival(phase, targets))
+            if phase < len(barrier.missing) and barrier.missing[phase][chip]:
+                event = barrier.waiting[phase][chip] = Event(env)
+                yield event
+        barrier.count()
+        yield barrier.over
 
-    def _send_singly(
-        self, bundle: Bundle, barrier: Barrier, phase: int, shipment: Shipment
-    ) -> None:
+    def begin(self, collective_run: CollectiveRun, step: BoundCollective) -> Barrier:
+        """Begin a run of a collective, and return its barrier."""
+        phases = len(collective_run.outboxes.expected)
+        adding = adding_phases(phases)
+        delays = [step.latency + step.reduction * (phase < adding) for phase in range(phases)]
+        shipment = Shipment(step.nbytes, step.label)
+        collective_run.barrier = Barrier(self.env, collective_run, shipment, delays)
+        collective_run.nbytes += step.nbytes
+        return collective_run.barrier
+
+    def _send_singly(self, bundle: Bundle, barrier: Barrier, phase: int) -> None:
         """Send the messages of a bundle one by one, each on its cable when that is free."""
-        nbytes, _, label = shipment
-        hold, now, length = nbytes * bundle.per_byte * bundle.length, self.env.now, bundle.length
+        shipment, now, length = barrier.shipment, self.env.now, bundle.length
+        hold = shipment.nbytes * bundle.per_byte * length
         for number, cable in enumerate(bundle.cables):
             targets = bundle.targets[number * length : (number + 1) * length]
-            arrived = barrier.delivery(phase, targets)
-            delay = cable.take(now, hold, barrier, label) - now + bundle.latency
+            arrived = barrier.arrival(phase, targets)
+            delay = cable.take(now, hold, shipment, shipment.label) - now + bundle.latency
             if bundle.onward:
                 arrived = Transit(self.waits, bundle.onward, shipment, arrived)
             else:
@@ -249,9 +255,9 @@ class Transport:
             links[cable][0] += messages
             links[cable][1] += seconds
 
-        for path, (messages, nbytes) in self.sent.items():
-            for segment in self.paths[path]:
-                carried(segment.cable, messages, nbytes * segment.per_byte)
+        for path in self.paths.values():
+            for segment in path.segments:
+                carried(segment.cable, path.messages, path.nbytes * segment.per_byte)
         for collective_run in (run for ranks in self.collective_runs.values() for run in ranks):
             runs, nbytes = collective_run.runs, collective_run.nbytes
             for bundle in (
@@ -269,14 +275,11 @@ class Transport:
         )
 
 
-def _start_behind(bundle: Bundle, barrier: Barrier) -> Seconds | None:
-    """Return when a bundle can start behind messages of its own collective.
+def _start_behind(cables: Sequence[Cable], shipment: Shipment) -> Seconds | None:
+    """Return when messages can start on some cables behind others of their own collective.
 
-    None if its cables become free at different times, or another collective has one.
+    None if the cables become free at different times, or another collective has one.
     """
-    free = bundle.cables[0].free
-    return (
-        free
-        if all(cable.free == free and cable.owner is barrier for cable in bundle.cables)
-        else None
-    )
+    free = cables[0].free
+    alike = all(cable.free == free and cable.owner is shipment for cable in cables)
+    return free if alike else None

@@ -98,8 +98,8 @@ class ChipStep:
     """
 
     scripts: Sequence[Script]
-    slice_bytes: float
-    token_bytes: float
+    hidden_states: Shipment
+    token: Shipment
     back: Event
     missing: list[int]
     began: Seconds = 0.0
@@ -171,8 +171,8 @@ class Machine:
         missing = [self.stage_size] * len(self.stages)
         chip_step = ChipStep(
             [self.script(steps) for steps in programs],
-            first.slice_bytes,
-            first.token_bytes,
+            Shipment(first.slice_bytes, "hidden states"),
+            Shipment(first.token_bytes, "token"),
             Event(self.env),
             missing,
         )
@@ -220,9 +220,8 @@ class Machine:
         """
         last = stage.number == len(self.stages) - 1
         if not last:
-            shipment = Shipment(chip_step.slice_bytes, chip_step, "hidden states")
             came = partial(self.slice_came, chip_step, stage.number + 1)
-            self.transport.send(chip, chip + self.stage_size, shipment, came)
+            self.transport.send(chip, chip + self.stage_size, chip_step.hidden_states, came)
         stage.at_work -= 1
         if stage.at_work:
             return
@@ -232,10 +231,8 @@ class Machine:
             self.left.append(self.env.now)
             now = self.env.now
             if stage.number:
-                shipment = Shipment(chip_step.token_bytes, chip_step, "token")
-                self.transport.send(
-                    self.costs.collectives.last, 0, shipment, lambda _: chip_step.is_back(now)
-                )
+                source = self.costs.collectives.last
+                self.transport.send(source, 0, chip_step.token, lambda _: chip_step.is_back(now))
             else:
                 chip_step.is_back(now)
         if stage.waiting:
@@ -260,38 +257,34 @@ class Machine:
 
         slowness: factor on its computing times.
         """
-        env, stage, place = (
-            self.env,
-            self.stages[number // self.stage_size],
-            number % self.stage_size,
-        )
-        rank = place // self.tensor
-        jitter = self.irregular.jitter
+        env, transport, scheduled = self.env, self.transport, self.irregular.scheduled
+        stage, timeout = self.stages[number // self.stage_size], self.transport.waits.timeout
+        rank, jitter = number % self.stage_size // self.tensor, self.irregular.jitter
         factors = jitter_factors(jitter, [*self.seed, number]) if jitter else repeat(1.0)
         coming = stage.coming
         while True:
             chip_step: ChipStep = yield coming
             coming = stage.coming
-            due = chip_step.began
+            start = due = chip_step.began
             for step in chip_step.scripts[kind][stage.number]:
-                start = env.now
                 if isinstance(step, ComputeOp):
                     due += step.seconds
-                    yield self.transport.waits.timeout(step.seconds * slowness * next(factors))
-                elif isinstance(step, WaitOp):
+                    yield timeout(step.seconds * slowness * next(factors))
+                elif isinstance(step, BoundCollective):
+                    if scheduled:
+                        yield from self.wait_until(due, number, step.label)
+                    yield from transport.execute(number, step, rank)
+                    due = env.now
+                else:
                     launched = chip_step.began + step.seconds
                     due = max(due, launched)
                     if launched > env.now:
                         yield Timeout(env, launched - env.now)
-                else:
-                    if self.irregular.scheduled:
-                        yield from self.wait_until(due, number, step.label)
-                    yield from self.transport.execute(number, step, rank)
-                    due = env.now
                 if self.recording:
                     kind_of = "exchange" if isinstance(step, BoundCollective) else "compute"
                     self.slices.append(TimelineSlice(number, start, env.now, step.label, kind_of))
-            if self.irregular.scheduled:
+                    start = env.now
+            if scheduled:
                 yield from self.wait_until(due, number, "hidden states")
             self.leave(number, chip_step, stage)
 
