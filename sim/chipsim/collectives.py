@@ -2,8 +2,8 @@
 
 A collective ends for all its chips when its last message arrives.  Before that each chip
 continues as soon as its own messages arrive.
-A message whose path is one cable is one event, else one event for each cable.  It takes the next
-cable when its head arrives there (virtual cut-through). Messages in lock step share events.
+A message takes the next cable of its path when its head arrives there (virtual cut-through).  When
+it takes the last one, its arrival is known.  Chips wait for the last arrival (`LastArrival`).
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -13,16 +13,17 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 import simpy
-from simpy.events import Event
 
+from sim.chipsim.arrivals import LastArrival
 from sim.chipsim.lock_step import LockStep
-from sim.chipsim.network import Bundle, Cable, Network, Onward, Outboxes
+from sim.chipsim.network import Bundle, Cable, Network, Outboxes, PathSegment
 from sim.cost.collectives import Exchange
 from sim.hardware.topology import Message, adding_phases
 from sim.results.rows import Traffic
 from sim.units import Seconds
 
 SimProcess = Generator[simpy.Event, Any, Any]
+Arrived = Callable[[Seconds], None]  # called with the time of an arrival [s]
 _FREE = attrgetter("free")
 
 
@@ -51,82 +52,69 @@ class CollectiveRun:
 class Barrier:
     """A barrier of one run of a collective.
 
-    It opens when every chip has sent its messages and all messages have arrived.
     delays: the wait of each chip before each phase [s].
-    left: chips that have not sent all their messages, and arrivals that are under way.
-    missing: for each phase but the last, the messages that each chip still expects.
-    waiting: for each of these phases, the chips that wait, with the events that let them go on.
+    over: every chip has sent all its messages, and those of the last phase have arrived.
+    pending: for each phase but the last, the messages that each chip still expects.
     """
 
-    __slots__ = (
-        "collective_run", "delays", "left", "missing", "over", "shipment", "waiting",
-    )  # fmt: skip
+    __slots__ = ("delays", "last", "over", "pending", "shipment")
 
     def __init__(
         self,
         env: simpy.Environment,
-        collective_run: CollectiveRun,
+        outboxes: Outboxes,
         shipment: Shipment,
         delays: Sequence[Seconds],
     ) -> None:
-        outboxes = collective_run.outboxes
-        self.collective_run, self.shipment, self.delays = collective_run, shipment, delays
-        self.left = len(outboxes.bundles)
-        self.over = Event(env)
-        self.missing = [dict(expected) for expected in outboxes.expected[:-1]]
-        self.waiting: list[dict[int, Event]] = [{} for _ in self.missing]
+        *before, final = outboxes.expected or [{}]
+        self.shipment, self.delays, self.last = shipment, delays, len(before)
+        self.over = LastArrival(env, len(outboxes.bundles) + sum(final.values()))
+        self.pending = [
+            {chip: LastArrival(env, messages) for chip, messages in expected.items() if messages}
+            for expected in before
+        ]
 
-    def count(self, _: object = None) -> None:
-        """Count a chip that has sent its messages, or an arrival; the last one opens it."""
-        self.left -= 1
-        if not self.left:
-            self.collective_run.barrier = None
-            self.collective_run.runs += 1
-            self.over.succeed()
-
-    def arrival(self, phase: int, targets: Sequence[int]) -> Callable[[object], None]:
-        """Count messages that leave now, and return the callback for their arrival at chips.
+    def arrive(self, phase: int, targets: Sequence[int], time: Seconds) -> None:
+        """Count messages of a phase that arrive at chips at a time.
 
         After the last phase no chip waits for its own messages, only for the barrier.
         """
-        self.left += 1
-        return self.count if phase == len(self.missing) else partial(self.arrive, phase, targets)
-
-    def arrive(self, phase: int, targets: Sequence[int], _: object) -> None:
-        """Count messages that arrive together. A chip goes on after the last one of its phase."""
-        missing, waiting = self.missing[phase], self.waiting[phase]
+        if phase == self.last:
+            self.over.arrives_at(time, len(targets))
+            return
+        pending = self.pending[phase]
         for target in targets:
-            missing[target] -= 1
-            if not missing[target] and target in waiting:
-                waiting[target].succeed()
-        self.count()
+            pending[target].arrives_at(time)
 
 
 @dataclass(eq=False, slots=True)
 class Path:
     """The way of single messages from one chip to another, with their number and their bytes."""
 
-    segments: Sequence[Onward]
+    segments: Sequence[PathSegment]
     messages: int = 0
     nbytes: float = 0.0
 
 
 class Transit:
-    """A message on a path of several cables, which takes each when its head arrives there."""
+    """A message on a path of several cables, which takes each when its head arrives there.
+
+    arrived: called with the time of its arrival, as soon as that is known.
+    """
 
     __slots__ = ("arrived", "segments", "shipment", "taken", "waits")
 
     def __init__(
         self,
         waits: LockStep,
-        segments: Sequence[Onward],
+        segments: Sequence[PathSegment],
         shipment: Shipment,
-        arrived: Callable[[object], None],
+        arrived: Arrived,
     ) -> None:
         self.waits, self.segments, self.shipment, self.arrived = waits, segments, shipment, arrived
         self.taken = 0  # cables
 
-    def __call__(self, _: object) -> None:
+    def take_next(self, _: object = None) -> None:
         """Take the next cable: the head is there."""
         shipment, now = self.shipment, self.waits.env.now
         cable, latency, per_byte = self.segments[self.taken]
@@ -134,9 +122,9 @@ class Transit:
         start = cable.take(now, hold, shipment, shipment.label)
         self.taken += 1
         if self.taken < len(self.segments):
-            self.waits.timeout(start - now + latency).callbacks.append(self)
+            self.waits.timeout(start - now + latency).callbacks.append(self.take_next)
         else:
-            self.waits.timeout(start - now + latency + hold).callbacks.append(self.arrived)
+            self.arrived(start + latency + hold)
 
 
 class BoundCollective(NamedTuple):
@@ -176,17 +164,18 @@ class Transport:
             label, self.collective_runs[key], nbytes, exchange.latency, reduction
         )
 
-    def send(
-        self, source: int, target: int, shipment: Shipment, arrived: Callable[[object], None]
-    ) -> None:
-        """Send a single message from chip to chip, and call `arrived` when it is there."""
+    def send(self, source: int, target: int, shipment: Shipment, arrived: Arrived) -> None:
+        """Send a single message from chip to chip.
+
+        arrived: called with the time of its arrival, as soon as that is known.
+        """
         path = self.paths.get((source, target))
         if path is None:
-            segments = self.network.per_byte(Message(source, target, 1.0))
-            path = self.paths[source, target] = Path([Onward(*segment) for segment in segments])
+            segments = self.network.segments(Message(source, target, 1.0))
+            path = self.paths[source, target] = Path(segments)
         path.messages += 1
         path.nbytes += shipment.nbytes
-        Transit(self.waits, path.segments, shipment, arrived)(None)
+        Transit(self.waits, path.segments, shipment, arrived).take_next()
 
     def execute(self, chip: int, step: BoundCollective, rank: int) -> SimProcess:
         """Execute a chip's part in a collective of a rank.
@@ -194,57 +183,48 @@ class Transport:
         In each phase the chip sends its messages and waits for its own.  Then it waits for the
         barrier.
         """
-        env, runs, timeout = self.env, step.collective_runs, self.waits.timeout
+        env, runs, recording = self.env, step.collective_runs, self.network.recording
         collective_run = runs[rank if len(runs) > 1 else 0]
-        barrier = collective_run.barrier or self.begin(collective_run, step)
-        shipment, recording = barrier.shipment, self.network.recording
+        barrier = collective_run.barrier
+        if barrier is None or not barrier.over.missing:
+            barrier = self.begin(collective_run, step)
+        shipment, last = barrier.shipment, barrier.last
         phases = collective_run.outboxes.bundles[chip]
         for phase, (bundles, delay) in enumerate(zip(phases, barrier.delays, strict=True)):
             if delay:
-                yield timeout(delay)
+                yield self.waits.timeout(delay)
             now = env.now
             for bundle in bundles:
-                cables, latency, per_byte, length, onward, targets = bundle
+                cables, latency, per_byte, length, path, targets = bundle
+                if path:
+                    arrived = partial(barrier.arrive, phase, targets)
+                    Transit(self.waits, path, shipment, arrived).take_next()
+                    continue
                 free = max(map(_FREE, cables)) <= now
                 start = now if free else _start_behind(cables, shipment)
-                if onward or recording or start is None:
-                    self._send_singly(bundle, barrier, phase)
+                if recording or start is None:
+                    _send_singly(bundle, barrier, phase, now)
                     continue
                 until = start + shipment.nbytes * per_byte * length
                 for cable in cables:
                     cable.free, cable.owner = until, shipment
-                # One event for messages that leave together and arrive together.
-                arrival = timeout(until - now + latency)
-                arrival.callbacks.append(barrier.arrival(phase, targets))
-            if phase < len(barrier.missing) and barrier.missing[phase][chip]:
-                event = barrier.waiting[phase][chip] = Event(env)
-                yield event
-        barrier.count()
+                barrier.arrive(phase, targets, until + latency)
+            if phase < last and chip in barrier.pending[phase]:
+                yield barrier.pending[phase][chip]
+        barrier.over.arrives_at(env.now)
         yield barrier.over
 
     def begin(self, collective_run: CollectiveRun, step: BoundCollective) -> Barrier:
         """Begin a run of a collective, and return its barrier."""
-        phases = len(collective_run.outboxes.expected)
+        outboxes = collective_run.outboxes
+        phases = len(outboxes.expected)
         adding = adding_phases(phases)
         delays = [step.latency + step.reduction * (phase < adding) for phase in range(phases)]
         shipment = Shipment(step.nbytes, step.label)
-        collective_run.barrier = Barrier(self.env, collective_run, shipment, delays)
+        barrier = collective_run.barrier = Barrier(self.env, outboxes, shipment, delays)
+        collective_run.runs += 1
         collective_run.nbytes += step.nbytes
-        return collective_run.barrier
-
-    def _send_singly(self, bundle: Bundle, barrier: Barrier, phase: int) -> None:
-        """Send the messages of a bundle one by one, each on its cable when that is free."""
-        shipment, now, length = barrier.shipment, self.env.now, bundle.length
-        hold = shipment.nbytes * bundle.per_byte * length
-        for number, cable in enumerate(bundle.cables):
-            targets = bundle.targets[number * length : (number + 1) * length]
-            arrived = barrier.arrival(phase, targets)
-            delay = cable.take(now, hold, shipment, shipment.label) - now + bundle.latency
-            if bundle.onward:
-                arrived = Transit(self.waits, bundle.onward, shipment, arrived)
-            else:
-                delay += hold
-            self.waits.timeout(delay).callbacks.append(arrived)
+        return barrier
 
     @property
     def traffic(self) -> Traffic:
@@ -268,7 +248,7 @@ class Transport:
             ):
                 for cable in bundle.cables:
                     carried(cable, runs * bundle.length, nbytes * bundle.per_byte * bundle.length)
-                for segment in bundle.onward:
+                for segment in bundle.path:
                     carried(segment.cable, runs, nbytes * segment.per_byte)
         return Traffic(
             {cable.name: (int(n), seconds, cable.waited) for cable, (n, seconds) in links.items()}
@@ -283,3 +263,13 @@ def _start_behind(cables: Sequence[Cable], shipment: Shipment) -> Seconds | None
     free = cables[0].free
     alike = all(cable.free == free and cable.owner is shipment for cable in cables)
     return free if alike else None
+
+
+def _send_singly(bundle: Bundle, barrier: Barrier, phase: int, now: Seconds) -> None:
+    """Send the messages of a bundle one by one, each on its cable when that is free."""
+    shipment, length = barrier.shipment, bundle.length
+    hold = shipment.nbytes * bundle.per_byte * length
+    for number, cable in enumerate(bundle.cables):
+        targets = bundle.targets[number * length : (number + 1) * length]
+        start = cable.take(now, hold, shipment, shipment.label)
+        barrier.arrive(phase, targets, start + hold + bundle.latency)

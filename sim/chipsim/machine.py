@@ -19,6 +19,7 @@ import simpy
 from numpy.typing import NDArray
 from simpy.events import Event, Timeout
 
+from sim.chipsim.arrivals import LastArrival
 from sim.chipsim.collectives import BoundCollective, Shipment, SimProcess, Transport
 from sim.chipsim.exceptions import NO_IRREGULARITIES, ChipException, Irregularities
 from sim.chipsim.network import TOLERANCE, Network, ScheduleError
@@ -92,7 +93,7 @@ class ChipStep:
 
     scripts: by kind of chip.
     back: the sampled token is at the first chip; the value is when it left the last stage [s].
-    missing: slices of the input that each stage still waits for.
+    inputs: of each stage after the first, the arrival of all slices of its input.
     began: start on its current stage [s].
     worked: time on all stages that it has left [s].
     """
@@ -101,7 +102,7 @@ class ChipStep:
     hidden_states: Shipment
     token: Shipment
     back: Event
-    missing: list[int]
+    inputs: list[LastArrival] = field(default_factory=list)
     began: Seconds = 0.0
     worked: Seconds = 0.0
 
@@ -168,14 +169,16 @@ class Machine:
         """Add a step to the queue of the first stage."""
         programs = [program(costs, work) for costs in self.kinds]
         first = programs[0]
-        missing = [self.stage_size] * len(self.stages)
         chip_step = ChipStep(
             [self.script(steps) for steps in programs],
             Shipment(first.slice_bytes, "hidden states"),
             Shipment(first.token_bytes, "token"),
             Event(self.env),
-            missing,
         )
+        for stage in self.stages[1:]:
+            slices = LastArrival(self.env, self.stage_size)
+            slices.callbacks.append(partial(self.enter, chip_step, stage))
+            chip_step.inputs.append(slices)
         self.enter(chip_step, self.stages[0])
         return chip_step
 
@@ -199,8 +202,8 @@ class Machine:
 
     # Stages.
 
-    def enter(self, chip_step: ChipStep, stage: StageOfChips) -> None:
-        """Add a step to the stage's queue."""
+    def enter(self, chip_step: ChipStep, stage: StageOfChips, _: object = None) -> None:
+        """Add a step to the stage's queue: its input is there."""
         stage.waiting.append(chip_step)
         if not stage.at_work:
             self.begin(stage)
@@ -220,8 +223,8 @@ class Machine:
         """
         last = stage.number == len(self.stages) - 1
         if not last:
-            came = partial(self.slice_came, chip_step, stage.number + 1)
-            self.transport.send(chip, chip + self.stage_size, chip_step.hidden_states, came)
+            arrived = chip_step.inputs[stage.number].arrives_at
+            self.transport.send(chip, chip + self.stage_size, chip_step.hidden_states, arrived)
         stage.at_work -= 1
         if stage.at_work:
             return
@@ -231,8 +234,9 @@ class Machine:
             self.left.append(self.env.now)
             now = self.env.now
             if stage.number:
-                source = self.costs.collectives.last
-                self.transport.send(source, 0, chip_step.token, lambda _: chip_step.is_back(now))
+                token, source = LastArrival(self.env, 1), self.costs.collectives.last
+                token.callbacks.append(lambda _: chip_step.is_back(now))
+                self.transport.send(source, 0, chip_step.token, token.arrives_at)
             else:
                 chip_step.is_back(now)
         if stage.waiting:
@@ -243,12 +247,6 @@ class Machine:
         seconds = self.env.now - chip_step.began
         self.busy[stage.number] += seconds
         chip_step.worked += seconds
-
-    def slice_came(self, chip_step: ChipStep, number: int, _: object) -> None:
-        """Count a slice of the input of a stage; the last one lets the step enter."""
-        chip_step.missing[number] -= 1
-        if not chip_step.missing[number]:
-            self.enter(chip_step, self.stages[number])
 
     # Chips.
 
