@@ -2,35 +2,41 @@
 
 A collective ends for all its chips when its last message arrives.  Before that each chip
 continues as soon as its own messages arrive.
-A message whose path is one cable is one event, else one event for each cable.  It takes the next
-cable when its head arrives there (virtual cut-through). Messages in lock step share events.
+A message takes the next cable of its path when its head arrives there (virtual cut-through).  When
+it takes the last one, its arrival is known.  Chips wait for the last arrival (`LastArrival`).
 """
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 import simpy
-from simpy.events import Event
 
+from sim.chipsim.arrivals import LastArrival
 from sim.chipsim.lock_step import LockStep
-from sim.chipsim.network import Bundle, Cable, Network, Onward, Outboxes
+from sim.chipsim.network import Bundle, Cable, Network, Outboxes, PathSegment
 from sim.cost.collectives import Exchange
 from sim.hardware.topology import Message, adding_phases
 from sim.results.rows import Traffic
 from sim.units import Seconds
 
 SimProcess = Generator[simpy.Event, Any, Any]
+Arrived = Callable[[Seconds], None]  # called with the time of an arrival [s]
 _FREE = attrgetter("free")
 
 
 @dataclass(eq=False, slots=True)
-class PendingMessages:
-    """The messages that a chip still expects before its next phase."""
+class Shipment:
+    """What a step sends to the next stage, or what one run of a collective sends.
 
-    left: int
-    full: Event
+    Its own messages wait for each other in its own order, which is no contention.
+    label: for timelines.
+    """
+
+    nbytes: float
+    label: str
 
 
 @dataclass(eq=False)
@@ -46,91 +52,79 @@ class CollectiveRun:
 class Barrier:
     """A barrier of one run of a collective.
 
-    It opens when every chip has joined and every message has arrived.
+    delays: the wait of each chip before each phase [s].
+    over: every chip has sent all its messages, and those of the last phase have arrived.
+    pending: for each phase but the last, the messages that each chip still expects.
     """
 
-    __slots__ = ("collective_run", "env", "left", "over", "pending_messages")
+    __slots__ = ("delays", "last", "over", "pending", "shipment")
 
-    def __init__(self, env: simpy.Environment, collective_run: CollectiveRun) -> None:
-        outboxes = collective_run.outboxes
-        self.env, self.collective_run = env, collective_run
-        self.left = outboxes.messages + len(outboxes.bundles)
-        self.over = Event(env)
-        # The keys are chips, in a mapping for each phase.
-        self.pending_messages: list[dict[int, PendingMessages]] = [{} for _ in outboxes.expected]
+    def __init__(
+        self,
+        env: simpy.Environment,
+        outboxes: Outboxes,
+        shipment: Shipment,
+        delays: Sequence[Seconds],
+    ) -> None:
+        *before, final = outboxes.expected or [{}]
+        self.shipment, self.delays, self.last = shipment, delays, len(before)
+        self.over = LastArrival(env, len(outboxes.bundles) + sum(final.values()))
+        self.pending = [
+            {chip: LastArrival(env, messages) for chip, messages in expected.items() if messages}
+            for expected in before
+        ]
 
-    def done(self, many: int = 1) -> None:
-        """Count chips that joined or messages that arrived."""
-        self.left -= many
-        if not self.left:
-            self.collective_run.barrier = None
-            self.collective_run.runs += 1
-            self.over.succeed()
-
-    def pending(self, phase: int, chip: int) -> PendingMessages:
-        """Return the messages of a phase that a chip still expects."""
-        of_chips = self.pending_messages[phase]
-        if chip not in of_chips:
-            expected = self.collective_run.outboxes.expected[phase][chip]
-            of_chips[chip] = PendingMessages(expected, Event(self.env))
-            if not expected:
-                of_chips[chip].full.succeed()
-        return of_chips[chip]
-
-    def delivery(self, phase: int, targets: Sequence[int]) -> Callable[[object], None]:
-        """Return the callback for the arrival of messages of a phase at chips.
+    def arrive(self, phase: int, targets: Sequence[int], time: Seconds) -> None:
+        """Count messages of a phase that arrive at chips at a time.
 
         After the last phase no chip waits for its own messages, only for the barrier.
         """
-        if phase == len(self.collective_run.outboxes.expected) - 1:
-            return lambda _: self.done(len(targets))
-
-        of_chips = self.pending_messages[phase]
-
-        def deliver(_: object) -> None:
-            for target in targets:
-                pending = of_chips.get(target) or self.pending(phase, target)
-                pending.left -= 1
-                if not pending.left:
-                    pending.full.succeed()
-            self.done(len(targets))
-
-        return deliver
+        if phase == self.last:
+            self.over.arrives_at(time, len(targets))
+            return
+        pending = self.pending[phase]
+        for target in targets:
+            pending[target].arrives_at(time)
 
 
-class Shipment(NamedTuple):
-    """A message or a collective under way: bytes, owner of its cables, and label for timelines."""
+@dataclass(eq=False, slots=True)
+class Path:
+    """The way of single messages from one chip to another, with their number and their bytes."""
 
-    nbytes: float
-    owner: object
-    label: str
+    segments: Sequence[PathSegment]
+    messages: int = 0
+    nbytes: float = 0.0
 
 
 class Transit:
-    """A message on a path of several cables, which takes each when its head arrives there."""
+    """A message on a path of several cables, which takes each when its head arrives there.
 
-    __slots__ = ("arrived", "segments", "shipment", "waits")
+    arrived: called with the time of its arrival, as soon as that is known.
+    """
+
+    __slots__ = ("arrived", "segments", "shipment", "taken", "waits")
 
     def __init__(
         self,
         waits: LockStep,
-        segments: tuple[Onward, ...],
+        segments: Sequence[PathSegment],
         shipment: Shipment,
-        arrived: Callable[[object], None],
+        arrived: Arrived,
     ) -> None:
         self.waits, self.segments, self.shipment, self.arrived = waits, segments, shipment, arrived
+        self.taken = 0  # cables
 
-    def __call__(self, _: object) -> None:
+    def take_next(self, _: object = None) -> None:
         """Take the next cable: the head is there."""
-        (cable, latency, per_byte), *rest = self.segments
-        nbytes, owner, label = self.shipment
-        now, hold = self.waits.env.now, nbytes * per_byte
-        start = cable.take(now, hold, owner, label)
-        if rest:
-            self.segments = tuple(rest)
-            self.waits.timeout(start - now + latency).callbacks.append(self)
+        shipment, now = self.shipment, self.waits.env.now
+        cable, latency, per_byte = self.segments[self.taken]
+        hold = shipment.nbytes * per_byte
+        start = cable.take(now, hold, shipment, shipment.label)
+        self.taken += 1
+        if self.taken < len(self.segments):
+            self.waits.timeout(start - now + latency).callbacks.append(self.take_next)
         else:
-            self.waits.timeout(start - now + latency + hold).callbacks.append(self.arrived)
+            self.arrived(start + latency + hold)
 
 
 class BoundCollective(NamedTuple):
@@ -153,8 +147,7 @@ class Transport:
     def __init__(self, env: simpy.Environment, network: Network) -> None:
         self.env, self.network, self.waits = env, network, LockStep(env)
         self.collective_runs: dict[tuple[object, ...], list[CollectiveRun]] = {}
-        self.paths: dict[tuple[int, int], tuple[Onward, ...]] = {}
-        self.sent: dict[tuple[int, int], tuple[int, float]] = {}  # single messages and their bytes
+        self.paths: dict[tuple[int, int], Path] = {}
 
     def bind(self, label: str, exchange: Exchange) -> BoundCollective:
         """Return a collective with the runs of its ranks."""
@@ -171,19 +164,18 @@ class Transport:
             label, self.collective_runs[key], nbytes, exchange.latency, reduction
         )
 
-    def send(
-        self, source: int, target: int, shipment: Shipment, arrived: Callable[[object], None]
-    ) -> None:
-        """Send a single message from chip to chip, and call `arrived` when it is there."""
-        key = (source, target)
-        if key not in self.paths:
-            self.paths[key] = tuple(
-                Onward(*segment) for segment in self.network.per_byte(Message(source, target, 1.0))
-            )
-            self.sent[key] = (0, 0.0)
-        messages, total = self.sent[key]
-        self.sent[key] = messages + 1, total + shipment.nbytes
-        Transit(self.waits, self.paths[key], shipment, arrived)(None)
+    def send(self, source: int, target: int, shipment: Shipment, arrived: Arrived) -> None:
+        """Send a single message from chip to chip.
+
+        arrived: called with the time of its arrival, as soon as that is known.
+        """
+        path = self.paths.get((source, target))
+        if path is None:
+            segments = self.network.segments(Message(source, target, 1.0))
+            path = self.paths[source, target] = Path(segments)
+        path.messages += 1
+        path.nbytes += shipment.nbytes
+        Transit(self.waits, path.segments, shipment, arrived).take_next()
 
     def execute(self, chip: int, step: BoundCollective, rank: int) -> SimProcess:
         """Execute a chip's part in a collective of a rank.
@@ -191,54 +183,48 @@ class Transport:
         In each phase the chip sends its messages and waits for its own.  Then it waits for the
         barrier.
         """
-        env, nbytes, label = self.env, step.nbytes, step.label
-        runs = step.collective_runs
+        env, runs, recording = self.env, step.collective_runs, self.network.recording
         collective_run = runs[rank if len(runs) > 1 else 0]
         barrier = collective_run.barrier
-        if barrier is None:
-            barrier = collective_run.barrier = Barrier(env, collective_run)
-            collective_run.nbytes += nbytes
+        if barrier is None or not barrier.over.missing:
+            barrier = self.begin(collective_run, step)
+        shipment, last = barrier.shipment, barrier.last
         phases = collective_run.outboxes.bundles[chip]
-        shipment = Shipment(nbytes, barrier, label)
-        recording = self.network.recording
-        for number, bundles in enumerate(phases):
-            if delay := step.latency + step.reduction * (number < adding_phases(len(phases))):
+        for phase, (bundles, delay) in enumerate(zip(phases, barrier.delays, strict=True)):
+            if delay:
                 yield self.waits.timeout(delay)
             now = env.now
             for bundle in bundles:
-                start = (
-                    now if max(map(_FREE, bundle.cables)) <= now else _start_behind(bundle, barrier)
-                )
-                if bundle.onward or recording or start is None:
-                    self._send_singly(bundle, barrier, number, shipment)
+                cables, latency, per_byte, length, path, targets = bundle
+                if path:
+                    arrived = partial(barrier.arrive, phase, targets)
+                    Transit(self.waits, path, shipment, arrived).take_next()
                     continue
-                until = start + nbytes * bundle.per_byte * bundle.length
-                for cable in bundle.cables:
-                    cable.free, cable.owner = until, barrier
-                # One event for messages that leave together and arrive together.
-                arrival = self.waits.timeout(until - now + bundle.latency)
-                arrival.callbacks.append(barrier.delivery(number, bundle.targets))
-            if number < len(phases) - 1:
-                yield barrier.pending(number, chip).full
-        over = barrier.over
-        barrier.done()
-        yield over
+                free = max(map(_FREE, cables)) <= now
+                start = now if free else _start_behind(cables, shipment)
+                if recording or start is None:
+                    _send_singly(bundle, barrier, phase, now)
+                    continue
+                until = start + shipment.nbytes * per_byte * length
+                for cable in cables:
+                    cable.free, cable.owner = until, shipment
+                barrier.arrive(phase, targets, until + latency)
+            if phase < last and chip in barrier.pending[phase]:
+                yield barrier.pending[phase][chip]
+        barrier.over.arrives_at(env.now)
+        yield barrier.over
 
-    def _send_singly(
-        self, bundle: Bundle, barrier: Barrier, phase: int, shipment: Shipment
-    ) -> None:
-        """Send the messages of a bundle one by one, each on its cable when that is free."""
-        nbytes, _, label = shipment
-        hold, now, length = nbytes * bundle.per_byte * bundle.length, self.env.now, bundle.length
-        for number, cable in enumerate(bundle.cables):
-            targets = bundle.targets[number * length : (number + 1) * length]
-            arrived = barrier.delivery(phase, targets)
-            delay = cable.take(now, hold, barrier, label) - now + bundle.latency
-            if bundle.onward:
-                arrived = Transit(self.waits, bundle.onward, shipment, arrived)
-            else:
-                delay += hold
-            self.waits.timeout(delay).callbacks.append(arrived)
+    def begin(self, collective_run: CollectiveRun, step: BoundCollective) -> Barrier:
+        """Begin a run of a collective, and return its barrier."""
+        outboxes = collective_run.outboxes
+        phases = len(outboxes.expected)
+        adding = adding_phases(phases)
+        delays = [step.latency + step.reduction * (phase < adding) for phase in range(phases)]
+        shipment = Shipment(step.nbytes, step.label)
+        barrier = collective_run.barrier = Barrier(self.env, outboxes, shipment, delays)
+        collective_run.runs += 1
+        collective_run.nbytes += step.nbytes
+        return barrier
 
     @property
     def traffic(self) -> Traffic:
@@ -249,9 +235,9 @@ class Transport:
             links[cable][0] += messages
             links[cable][1] += seconds
 
-        for path, (messages, nbytes) in self.sent.items():
-            for segment in self.paths[path]:
-                carried(segment.cable, messages, nbytes * segment.per_byte)
+        for path in self.paths.values():
+            for segment in path.segments:
+                carried(segment.cable, path.messages, path.nbytes * segment.per_byte)
         for collective_run in (run for ranks in self.collective_runs.values() for run in ranks):
             runs, nbytes = collective_run.runs, collective_run.nbytes
             for bundle in (
@@ -262,21 +248,28 @@ class Transport:
             ):
                 for cable in bundle.cables:
                     carried(cable, runs * bundle.length, nbytes * bundle.per_byte * bundle.length)
-                for segment in bundle.onward:
+                for segment in bundle.path:
                     carried(segment.cable, runs, nbytes * segment.per_byte)
         return Traffic(
             {cable.name: (int(n), seconds, cable.waited) for cable, (n, seconds) in links.items()}
         )
 
 
-def _start_behind(bundle: Bundle, barrier: Barrier) -> Seconds | None:
-    """Return when a bundle can start behind messages of its own collective.
+def _start_behind(cables: Sequence[Cable], shipment: Shipment) -> Seconds | None:
+    """Return when messages can start on some cables behind others of their own collective.
 
-    None if its cables become free at different times, or another collective has one.
+    None if the cables become free at different times, or another collective has one.
     """
-    free = bundle.cables[0].free
-    return (
-        free
-        if all(cable.free == free and cable.owner is barrier for cable in bundle.cables)
-        else None
-    )
+    free = cables[0].free
+    alike = all(cable.free == free and cable.owner is shipment for cable in cables)
+    return free if alike else None
+
+
+def _send_singly(bundle: Bundle, barrier: Barrier, phase: int, now: Seconds) -> None:
+    """Send the messages of a bundle one by one, each on its cable when that is free."""
+    shipment, length = barrier.shipment, bundle.length
+    hold = shipment.nbytes * bundle.per_byte * length
+    for number, cable in enumerate(bundle.cables):
+        targets = bundle.targets[number * length : (number + 1) * length]
+        start = cable.take(now, hold, shipment, shipment.label)
+        barrier.arrive(phase, targets, start + hold + bundle.latency)

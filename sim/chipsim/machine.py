@@ -19,6 +19,7 @@ import simpy
 from numpy.typing import NDArray
 from simpy.events import Event, Timeout
 
+from sim.chipsim.arrivals import LastArrival
 from sim.chipsim.collectives import BoundCollective, Shipment, SimProcess, Transport
 from sim.chipsim.exceptions import NO_IRREGULARITIES, ChipException, Irregularities
 from sim.chipsim.network import TOLERANCE, Network, ScheduleError
@@ -92,16 +93,16 @@ class ChipStep:
 
     scripts: by kind of chip.
     back: the sampled token is at the first chip; the value is when it left the last stage [s].
-    missing: slices of the input that each stage still waits for.
+    inputs: of each stage after the first, the arrival of all slices of its input.
     began: start on its current stage [s].
     worked: time on all stages that it has left [s].
     """
 
     scripts: Sequence[Script]
-    slice_bytes: float
-    token_bytes: float
+    hidden_states: Shipment
+    token: Shipment
     back: Event
-    missing: list[int]
+    inputs: list[LastArrival] = field(default_factory=list)
     began: Seconds = 0.0
     worked: Seconds = 0.0
 
@@ -168,14 +169,16 @@ class Machine:
         """Add a step to the queue of the first stage."""
         programs = [program(costs, work) for costs in self.kinds]
         first = programs[0]
-        missing = [self.stage_size] * len(self.stages)
         chip_step = ChipStep(
             [self.script(steps) for steps in programs],
-            first.slice_bytes,
-            first.token_bytes,
+            Shipment(first.slice_bytes, "hidden states"),
+            Shipment(first.token_bytes, "token"),
             Event(self.env),
-            missing,
         )
+        for stage in self.stages[1:]:
+            slices = LastArrival(self.env, self.stage_size)
+            slices.callbacks.append(partial(self.enter, chip_step, stage))
+            chip_step.inputs.append(slices)
         self.enter(chip_step, self.stages[0])
         return chip_step
 
@@ -199,8 +202,8 @@ class Machine:
 
     # Stages.
 
-    def enter(self, chip_step: ChipStep, stage: StageOfChips) -> None:
-        """Add a step to the stage's queue."""
+    def enter(self, chip_step: ChipStep, stage: StageOfChips, _: object = None) -> None:
+        """Add a step to the stage's queue: its input is there."""
         stage.waiting.append(chip_step)
         if not stage.at_work:
             self.begin(stage)
@@ -220,9 +223,8 @@ class Machine:
         """
         last = stage.number == len(self.stages) - 1
         if not last:
-            shipment = Shipment(chip_step.slice_bytes, chip_step, "hidden states")
-            came = partial(self.slice_came, chip_step, stage.number + 1)
-            self.transport.send(chip, chip + self.stage_size, shipment, came)
+            arrived = chip_step.inputs[stage.number].arrives_at
+            self.transport.send(chip, chip + self.stage_size, chip_step.hidden_states, arrived)
         stage.at_work -= 1
         if stage.at_work:
             return
@@ -232,10 +234,9 @@ class Machine:
             self.left.append(self.env.now)
             now = self.env.now
             if stage.number:
-                shipment = Shipment(chip_step.token_bytes, chip_step, "token")
-                self.transport.send(
-                    self.costs.collectives.last, 0, shipment, lambda _: chip_step.is_back(now)
-                )
+                token, source = LastArrival(self.env, 1), self.costs.collectives.last
+                token.callbacks.append(lambda _: chip_step.is_back(now))
+                self.transport.send(source, 0, chip_step.token, token.arrives_at)
             else:
                 chip_step.is_back(now)
         if stage.waiting:
@@ -247,12 +248,6 @@ class Machine:
         self.busy[stage.number] += seconds
         chip_step.worked += seconds
 
-    def slice_came(self, chip_step: ChipStep, number: int, _: object) -> None:
-        """Count a slice of the input of a stage; the last one lets the step enter."""
-        chip_step.missing[number] -= 1
-        if not chip_step.missing[number]:
-            self.enter(chip_step, self.stages[number])
-
     # Chips.
 
     def chip(self, number: int, kind: int, slowness: float) -> SimProcess:
@@ -260,38 +255,34 @@ class Machine:
 
         slowness: factor on its computing times.
         """
-        env, stage, place = (
-            self.env,
-            self.stages[number // self.stage_size],
-            number % self.stage_size,
-        )
-        rank = place // self.tensor
-        jitter = self.irregular.jitter
+        env, transport, scheduled = self.env, self.transport, self.irregular.scheduled
+        stage, timeout = self.stages[number // self.stage_size], self.transport.waits.timeout
+        rank, jitter = number % self.stage_size // self.tensor, self.irregular.jitter
         factors = jitter_factors(jitter, [*self.seed, number]) if jitter else repeat(1.0)
         coming = stage.coming
         while True:
             chip_step: ChipStep = yield coming
             coming = stage.coming
-            due = chip_step.began
+            start = due = chip_step.began
             for step in chip_step.scripts[kind][stage.number]:
-                start = env.now
                 if isinstance(step, ComputeOp):
                     due += step.seconds
-                    yield self.transport.waits.timeout(step.seconds * slowness * next(factors))
-                elif isinstance(step, WaitOp):
+                    yield timeout(step.seconds * slowness * next(factors))
+                elif isinstance(step, BoundCollective):
+                    if scheduled:
+                        yield from self.wait_until(due, number, step.label)
+                    yield from transport.execute(number, step, rank)
+                    due = env.now
+                else:
                     launched = chip_step.began + step.seconds
                     due = max(due, launched)
                     if launched > env.now:
                         yield Timeout(env, launched - env.now)
-                else:
-                    if self.irregular.scheduled:
-                        yield from self.wait_until(due, number, step.label)
-                    yield from self.transport.execute(number, step, rank)
-                    due = env.now
                 if self.recording:
                     kind_of = "exchange" if isinstance(step, BoundCollective) else "compute"
                     self.slices.append(TimelineSlice(number, start, env.now, step.label, kind_of))
-            if self.irregular.scheduled:
+                    start = env.now
+            if scheduled:
                 yield from self.wait_until(due, number, "hidden states")
             self.leave(number, chip_step, stage)
 

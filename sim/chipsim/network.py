@@ -70,8 +70,8 @@ class Cable:
         return start
 
 
-class Onward(NamedTuple):
-    """A later segment of a message's path.
+class PathSegment(NamedTuple):
+    """A segment of a message's path.
 
     per_byte: time for each byte of the collective on the slowest segment so far [s/B], because
     of cut-through.
@@ -85,16 +85,18 @@ class Onward(NamedTuple):
 class Bundle(NamedTuple):
     """Messages of a collective that a chip sends together over several cables.
 
+    A single message on a path of several cables is a bundle of its own.
+
     per_byte: time that one message takes its cable for each byte of the collective [s/B].
     length: messages on each cable, one behind the other.
-    onward: the path after the cable, which only a single message has.
+    path: the segments of the single message, in place of `cables`.
     """
 
     cables: tuple[Cable, ...]
     latency: Seconds
     per_byte: float
     length: int
-    onward: tuple[Onward, ...]
+    path: tuple[PathSegment, ...]
     targets: tuple[int, ...]
 
 
@@ -149,20 +151,23 @@ class Network:
         The path avoids dead links.
         Raises: UserError if there is no other path.
         """
-        speeds = self.speeds
+        if (a, b) not in self._paths:
+            self._paths[a, b] = self._found_path(a, b)
+        return self._paths[a, b]
+
+    def _found_path(self, a: int, b: int) -> list[tuple[Segment, float]]:
+        """Return `path`, which is kept because several collectives use it."""
+        speeds, found = self.speeds, []
         if not speeds:
             return [(segment, 1.0) for segment in self.topology.segments(a, b)]
-        if (a, b) not in self._paths:
-            segments: list[tuple[Segment, float]] = []
-            for i, j in self._detour(a, b):
-                route = self.topology.route(i, j)
-                slowest = min((speeds.get(hop, 1.0) for hop in route), default=1.0)
-                segments += [
-                    (segment, speeds.get(segment.hop, 1.0) if segment.hop in route else slowest)
-                    for segment in self.topology.segments(i, j)
-                ]
-            self._paths[a, b] = segments
-        return self._paths[a, b]
+        for i, j in self._detour(a, b):
+            route = self.topology.route(i, j)
+            slowest = min((speeds.get(hop, 1.0) for hop in route), default=1.0)
+            found += [
+                (segment, speeds.get(segment.hop, 1.0) if segment.hop in route else slowest)
+                for segment in self.topology.segments(i, j)
+            ]
+        return found
 
     def _detour(self, a: int, b: int) -> list[tuple[int, int]]:
         """Return the pairs of chips on the path from a to b with the least latency (Dijkstra).
@@ -230,12 +235,11 @@ class Network:
         trains: defaultdict[tuple[Cable, Seconds, float, int], list[int]] = defaultdict(list)
         single = []
         for number, message in enumerate(messages):
-            (cable, latency, per_byte), *onward = self.per_byte(message)
-            if onward:
-                segments = tuple(Onward(*segment) for segment in onward)
-                single.append(Bundle((cable,), latency, per_byte, 1, segments, (message.target,)))
+            path = self.segments(message)
+            if len(path) > 1:
+                single.append(Bundle((), 0.0, 0.0, 1, path, (message.target,)))
             else:
-                trains[cable, latency, per_byte, 0 if last else number].append(message.target)
+                trains[(*path[0], 0 if last else number)].append(message.target)
         alike: defaultdict[tuple[Seconds, float, int, int], list[tuple[Cable, list[int]]]] = (
             defaultdict(list)
         )
@@ -258,16 +262,13 @@ class Network:
             )
         return together + single
 
-    def per_byte(self, message: Message) -> list[tuple[Cable, Seconds, float]]:
-        """Return the path of a message: cables, latencies, and times per byte.
-
-        The time is for each byte of its collective on the slowest cable so far [s/B].
-        """
+    def segments(self, message: Message) -> tuple[PathSegment, ...]:
+        """Return the path of a message, with its times on the cables."""
         slowest, segments = 0.0, []
         for segment, speed in self.path(message.source, message.target):
             slowest = max(slowest, message.share / ((message.pace or segment.bandwidth) * speed))
-            segments.append((self.cable(segment.hop), segment.latency, slowest))
-        return segments
+            segments.append(PathSegment(self.cable(segment.hop), segment.latency, slowest))
+        return tuple(segments)
 
 
 def link_name(hop: Hop) -> str:

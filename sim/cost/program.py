@@ -9,7 +9,6 @@ from typing import NamedTuple
 from sim.cost.collectives import TOKEN_BYTES, Exchange
 from sim.cost.step import Costs
 from sim.cost.work import Work
-from sim.model.transformer import Model
 from sim.units import Bytes, Seconds
 
 
@@ -55,7 +54,7 @@ def program(costs: Costs, work: Work) -> Program:
     Blocks of one shape take the same time, also where tokens are routed to experts at random.
     """
     seconds, ranked = costs.computing(work), costs.ranked(work)
-    names = labels(costs.layout.model)
+    labels = costs.layout.model.block_labels
     stages = []
     for number, stage in enumerate(costs.layout.stages):
         gather = costs.collectives.gather(ranked, number)
@@ -67,7 +66,7 @@ def program(costs: Costs, work: Work) -> Program:
             exchanges = costs.collectives.of_block(block, ranked, number)
             time = seconds[block]
             time -= costs.collectives.hidden(exchanges, ranked, time)
-            instructions += _of_block(names[place], time, exchanges)
+            instructions += _of_block(labels[place], time, exchanges)
         if costs.launch:
             instructions.append(WaitOp("launch", float(costs.launching(work)[number])))
         stages.append(tuple(instructions))
@@ -88,13 +87,3 @@ def _of_block(
             for e in after
         ),
     )
-
-
-def labels(model: Model) -> list[str]:
-    """Return the label of each block, such as 'layer 3 attention'."""
-    layers = [
-        f"layer {layer} {block.kind}"
-        for layer in range(model.num_hidden_layers)
-        for block in model.layer(layer)
-    ]
-    return ["embedding", *layers, "head"]

@@ -99,7 +99,7 @@ def test_a_message_pays_each_latency_and_its_bytes_once_at_the_narrowest():
         [1 * US, 2 * US, 1 * US]
     )
     assert [
-        1000 * per_byte for *_, per_byte in network.per_byte(Message(0, 3, 1.0))
+        1000 * per_byte for *_, per_byte in network.segments(Message(0, 3, 1.0))
     ] == pytest.approx([1 * US, 2 * US, 2 * US])
 
 
