@@ -27,6 +27,7 @@ class MicroBatch(BatchStep):
     running: sequences. context: positions that their next tokens attend to, summed.
     taking: with speculation, the KV cache that their next step takes, summed.
     added: what each step adds to `context`. step: steps with decodes so far.
+    joined_steps: by sequence, the step at which it joined; summed.
     windowed: `context` as layers with a window see it. growing: what each step adds to it.
     window_full_steps: a heap of the steps at which sequences fill the window, with their rate,
         and the positions by which the last step exceeds the window.
@@ -45,6 +46,7 @@ class MicroBatch(BatchStep):
     taking: float = 0
     added: float = 0
     step: int = 0
+    joined_steps: int = 0
     finish_steps: list[tuple[int, int, Request]] = field(default_factory=list)
     windowed: float = 0
     growing: float = 0
@@ -69,6 +71,7 @@ class MicroBatch(BatchStep):
         self.running += 1
         self.context += request.prompt + 1
         self.added += request.rate
+        self.joined_steps += self.step
         if self.width > 1:
             self.taking += kv_per_step(request.rate)
         if self.window:
@@ -121,6 +124,7 @@ class MicroBatch(BatchStep):
             self.running -= 1
             self.context -= request.tokens
             self.added -= request.rate
+            self.joined_steps -= finish[0] - request.steps
             if self.width > 1:
                 self.taking -= kv_per_step(request.rate)
             if self.window:
@@ -142,6 +146,7 @@ class MicroBatch(BatchStep):
         self.running -= 1
         self.context -= request.prompt + 1 + request.rate * made
         self.added -= request.rate
+        self.joined_steps -= last - request.steps
         if self.width > 1:
             self.taking -= kv_per_step(request.rate)
         if self.window:
@@ -158,6 +163,11 @@ class MicroBatch(BatchStep):
     def steps_made(self, finish_step: int, request: Request) -> int:
         """Return the steps in which a sequence has decoded."""
         return request.steps - (finish_step - self.step)
+
+    @property
+    def decoded_steps(self) -> int:
+        """The steps in which its sequences have decoded, summed: each `steps_made`."""
+        return self.running * self.step - self.joined_steps
 
     def cancelled(self) -> list[tuple[int, int, Request]]:
         """Return the entries of `finish_steps` whose requests are cancelled."""

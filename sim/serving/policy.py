@@ -61,6 +61,13 @@ class Request:
         """Whether K and V of the whole prompt are there: another replica has computed them."""
         return self.prefilled == self.prompt
 
+    def prompt_alone(self) -> "Request":
+        """Return a request of the same prompt and one output token, before it is accepted."""
+        kv, prefilled = self.kv, self.prefilled
+        return Request(
+            self.id, self.arrival, self.prompt, 1, kv, prefilled, self.priority, self.content
+        )
+
 
 # The next step of a micro-batch.
 

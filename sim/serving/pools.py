@@ -15,7 +15,7 @@ before the hand-over begins, its prompt travels to another one.
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 
 import simpy
@@ -138,7 +138,7 @@ class PooledFleet(ServingFleet):
         """Route a request to a prefill replica, or refuse it if no decode replica can hold it."""
         prompt, router, pool = request, self.router, self.prefill
         if request.output > 1:
-            admission, prompt = self.replicas[-1].admission, replace(request, output=1)
+            admission, prompt = self.replicas[-1].admission, request.prompt_alone()
             if reason := admission.never_fits(request):
                 admission.refuse(request, reason)
                 return

@@ -249,11 +249,11 @@ class Replica:
 
     def tokens_so_far(self) -> float:
         """Return the tokens of answers up to now, running requests included, as in `so_far`."""
-        tokens = self.executor.tally_so_far().logits
+        tokens = self.executor.logits_so_far()
         for batch in self.scheduler.batches:
-            steps = self.executor.steps_so_far(batch) if batch.finish_steps else 0
-            for last, _, request in batch.finish_steps:
-                tokens += batch.steps_made(last, request) + steps
+            if batch.running:
+                steps = self.executor.steps_so_far(batch)
+                tokens += batch.decoded_steps + batch.running * steps
         return tokens
 
     def fail(self) -> list[Request]:

@@ -165,6 +165,10 @@ class Executor:
         """Return the tally up to now. A step under way counts whole unless its part is known."""
         return summed([self.tally])
 
+    def logits_so_far(self) -> float:
+        """Return the logits of `tally_so_far`."""
+        return self.tally_so_far().logits
+
     def busy_so_far(self) -> NDArray[np.float64]:
         """Return the working time of each stage, with steps under way as in `tally_so_far`.
 

@@ -122,9 +122,18 @@ class FastForwardExecutor(Executor):
 
     def tally_so_far(self) -> Tally:
         tally = summed([self.tally])
+        self._add_under_way(tally)
+        return tally
+
+    def logits_so_far(self) -> float:
+        tally = Tally(logits=self.tally.logits)  # a front end asks for each request
+        self._add_under_way(tally)
+        return tally.logits
+
+    def _add_under_way(self, tally: Tally) -> None:
+        """Add the part of the batch step under way that has passed to a tally."""
         if self.batch_step:
             tally.add(self.batch_step.work, self.share * self.batch_step.steps)
-        return tally
 
     def busy_so_far(self) -> NDArray[np.float64]:
         return np.array([self.worked + (self.env.now - self.start if self.batch_step else 0.0)])
