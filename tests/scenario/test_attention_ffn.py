@@ -43,7 +43,7 @@ REFUSED = {
     "ffn.plan=auto": "ffn.plan: got a search for speed; expected a plan for the ffn pool; try plan:",
     "ffn.chip=l40s": "on 4 l40s of the ffn pool does not fit: the fullest chip needs",
     "micro_batches=0": "micro_batches: got 0; expected at least 1",
-    "transfer.copies=expert": "transfer.copies: got 'expert'; expected 'token' or 'rank'",
+    "transfer.copies=both": "transfer.copies: got 'both'; expected 'token', 'rank', 'shard' or 'expert'",
 }
 
 
