@@ -218,7 +218,9 @@ def requests_text(load: OfferedLoad, kind: str | None) -> str:
     else:
         text = f"{count} at {load.rate:.3g}/s" if load.rate else count
     head = f"{text} ({kind})" if kind else text
-    return f"{head}, {_lengths(load.prompt, 'prompt')} + {_lengths(load.output, 'output')} tokens"
+    shared = f" ({load.shared_prefix:,} of them shared by all)" if load.shared_prefix else ""
+    prompt, output = _lengths(load.prompt, "prompt"), _lengths(load.output, "output")
+    return f"{head}, {prompt}{shared} + {output} tokens"
 
 
 def _counted(number: int, noun: str) -> str:
