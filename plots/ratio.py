@@ -25,7 +25,7 @@ def draw(panels: Sequence[RatioPanel]) -> Figure:
 
     Left out: contexts at which only one or two ratios were measured.
     """
-    shown = [panel for panel in panels if len({point.ratio for point in panel.light}) > 2]
+    shown = [panel for panel in panels if len({point.ratio for point in panel.kernels}) > 2]
     figure = style.figure(1.2 + 3.0 * len(shown), 4.0)
     axes = figure.subplots(1, len(shown), squeeze=False)[0]
     for axis, panel in zip(axes, shown, strict=True):
@@ -42,9 +42,10 @@ def draw(panels: Sequence[RatioPanel]) -> Figure:
 def _draw_panel(axis: Axes, panel: RatioPanel) -> None:
     """Draw the measured points and the lines of one length of context."""
     names = iter(LOOKS)
-    of_light = [point.ratio for point in panel.light]
-    axis.plot(of_light, [point.measured for point in panel.light], **LOOKS[next(names)], zorder=3)
-    for points in (panel.light, panel.kernels):
+    known = panel.kernels
+    measured = [point.measured for point in known]
+    axis.plot([point.ratio for point in known], measured, **LOOKS[next(names)], zorder=3)
+    for points in (panel.light, known):
         ratios = [point.ratio for point in points]
         axis.plot(ratios, [point.simulated for point in points], lw=1.8, **LOOKS[next(names)])
     if panel.ordinary:
@@ -56,14 +57,11 @@ def _draw_panel(axis: Axes, panel: RatioPanel) -> None:
 
 
 def finding(panels: Sequence[RatioPanel]) -> str:
-    """Return the title: the best ratios, of the first context with experts as they were timed."""
-    panel = next((panel for panel in panels if panel.kernels), None)
+    """Return the title: the best ratios, of the first context with a speed of light."""
+    panel = next((panel for panel in panels if panel.light), None)
     if panel is None:
         return "Attention and FFN pools: measured and simulated speeds"
-    measured, simulated = (
-        best_ratio(points, of)
-        for points, of in ((panel.light, "measured"), (panel.kernels, "simulated"))
-    )
+    measured, simulated = (best_ratio(panel.kernels, of) for of in ("measured", "simulated"))
     light = best_ratio(panel.light, "simulated")
     return (
         f"At {panel.context:,} tokens {measured:g} to 1 was measured as the best ratio; experts' "

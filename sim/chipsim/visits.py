@@ -298,7 +298,12 @@ class AttentionFfnMachine:
         if more:
             arrived = partial(self.attend, step, batch, layer + 1)
         message = HiddenStates(self.back, self.ffn.size, receivers, seconds, arrived)
-        self.ffn.enter(ops.stage, PoolVisit(script, message.send, visit_label(batch, layer)))
+        done = partial(self.delayed, ops.beside, message.send) if ops.beside else message.send
+        self.ffn.enter(ops.stage, PoolVisit(script, done, visit_label(batch, layer)))
+
+    def delayed(self, delay: Seconds, done: Done, chip: int) -> None:
+        """Report that a chip has ended a visit when its last exchange is over, too."""
+        Timeout(self.env, delay).callbacks.append(lambda _: done(chip))
 
     def returned(self, step: StepOfVisits, _: Event) -> None:
         """Count a micro-batch that has passed all layers; after the last one comes the head."""

@@ -10,91 +10,28 @@ from copy import copy
 from dataclasses import replace
 from functools import partial
 from operator import mul
-from typing import NamedTuple
 
 import numpy as np
 
 from sim.cost.attention import FOREVER
 from sim.cost.causes import ffn_causes, transfer_causes
 from sim.cost.energy import Tally, cut_steps
+from sim.cost.ffn_pool import FfnPoolCosts
+from sim.cost.layer_cycle import (
+    BETWEEN_STAGES,
+    Critical,
+    LayerTimes,
+    critical_times,
+    steps_until_other,
+)
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.layout import Layout
-from sim.cost.rows import IS_COLLECTIVE, IS_HOP, attention_row
-from sim.cost.shard_collectives import ShardCollectives
+from sim.cost.rows import IS_HOP, attention_row
 from sim.cost.step import Costs, Step
 from sim.cost.terms import Row
 from sim.cost.work import Work
 from sim.model.blocks import Block, Mixer
 from sim.units import Bytes, Seconds
-
-NO_OVERHEAD = {"step_overhead": 0.0, "sequence_overhead": 0.0}  # the attention pool has it
-
-
-class LayerTimes(NamedTuple):
-    """The times of one micro-batch in one layer [s], or how often each of them counts.
-
-    out, back: times of its messages, with the latency.
-    out_busy, back_busy: times for which the messages keep the links busy.
-    """
-
-    attention: float = 0.0
-    out: float = 0.0
-    ffn: float = 0.0
-    back: float = 0.0
-    out_busy: float = 0.0
-    back_busy: float = 0.0
-
-    @property
-    def serial(self) -> Seconds:
-        """The time of a micro-batch that waits for no other one."""
-        return self.attention + self.out + self.ffn + self.back
-
-    def slowest(self, resources: tuple[str, ...]) -> str:
-        """Return which pool or link one micro-batch keeps busy for the longest time."""
-        return max(resources, key=lambda name: float(getattr(self, name)))
-
-    def total(self, counts: "LayerTimes") -> Seconds:
-        """Return the sum of the times, each as often as it counts."""
-        return sum(time * count for time, count in zip(self, counts, strict=True))
-
-
-# The pools and links. Each takes one micro-batch at a time.
-POOLS_AND_LINKS = ("attention", "ffn", "out_busy", "back_busy")
-# The pools and links that a layer shares with the next one, if that is on another FFN stage.
-BETWEEN_STAGES = ("attention", "out_busy", "back_busy")
-ONCE = LayerTimes(1.0, 1.0, 1.0, 1.0)
-
-
-class Critical(NamedTuple):
-    """The times on the critical path: how often each counts in a cycle of a layer, and in the fill.
-
-    The fill is before the first cycle.
-
-    binds: the pool or link that never waits; 'latency' if all of them wait.
-    """
-
-    cycle: LayerTimes
-    fill: LayerTimes
-    binds: str
-
-
-def critical_times(
-    times: LayerTimes, micro_batches: int, resources: tuple[str, ...] = POOLS_AND_LINKS
-) -> Critical:
-    """Return the times that make up the cycle of a layer and the fill.
-
-    With m micro-batches, b = the slowest pool or link, S = attention + out + ffn + back:
-    cycle = max(m b, S), and L equal layers take L cycle + fill, with fill = (m - 1) b + S - cycle.
-    This is exact for a flow shop that every job passes L times, first come, first served.
-    Where the next layer is on another FFN stage, b leaves the FFN pool out (BETWEEN_STAGES).
-    This is exact for two micro-batches; more may overtake each other's layers, and take less.
-    """
-    m, slowest = micro_batches, times.slowest(resources)
-    once = LayerTimes(**{slowest: 1.0})
-    if m * times.total(once) > times.serial:
-        fill = LayerTimes(*(all_ - one for all_, one in zip(ONCE, once, strict=True)))
-        return Critical(LayerTimes(**{slowest: float(m)}), fill, slowest)
-    return Critical(ONCE, LayerTimes(**{slowest: m - 1.0}), "latency")
 
 
 class AttentionFfnCosts(Costs):
@@ -103,6 +40,8 @@ class AttentionFfnCosts(Costs):
     Embedding, head, drafter and the engine's time for a step and its sequences are on the attention
     pool. They count once a step, before and after all layers. With drafts, a step is cut between
     sequences: all tokens of a sequence are in one micro-batch.
+    The collectives of the FFN pool are between its chips' computing for one micro-batch. Its
+    engine's `overlap` is the share of them that runs beside the computing for another one.
     ffn: the costs of the FFN part of the model on its pool.
 
     Left out: overlap of a layer with a neighbour of another kind, and of a step with the next one.
@@ -118,9 +57,7 @@ class AttentionFfnCosts(Costs):
         widths: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(layout, widths=widths)
-        engine = ffn.engine.model_copy(update=NO_OVERHEAD)
-        self.ffn = Costs(replace(ffn, engine=engine))
-        self.ffn.collectives = ShardCollectives(self.ffn.layout, transfer)
+        self.ffn = FfnPoolCosts(ffn, transfer)
         self.transfer, self.micro_batches = transfer, micro_batches
         pairs = list(zip(layout.model.blocks[1:-1], ffn.model.blocks, strict=True))
         self.layer_kinds, self.last_layer = Counter(pairs), pairs[-1]
@@ -170,9 +107,9 @@ class AttentionFfnCosts(Costs):
                 seconds += count * times.total(once)
             if more and not work.prompt_tokens:
                 growth += more * sum(count * once.attention for count, once in parts)
-                holds = min(holds, steps, _steps_until_other(times, more, m))
+                holds = min(holds, steps, steps_until_other(times, more, m))
                 if self.before_stages[pair]:
-                    holds = min(holds, _steps_until_other(times, more, m, BETWEEN_STAGES))
+                    holds = min(holds, steps_until_other(times, more, m, BETWEEN_STAGES))
         return seconds, growth, holds
 
     def _cycles(
@@ -197,10 +134,13 @@ class AttentionFfnCosts(Costs):
             counts = LayerTimes(*(sum(map(mul, numbers, own)) for own in zip(*cycles, strict=True)))
             for row in self.attention_rows(pair[0], part):
                 yield row._replace(repeats=np.array([counts.attention]))
-            passes = self.passes(part.tokens)[0]
-            for row in self.ffn_rows(pair[1], part.tokens):
+            passes = self.ffn.passes(part.tokens)[0]
+            for row in self.ffn.layer_rows(pair[1], part.tokens):
                 causes = partial(ffn_causes, row)
                 yield row._replace(repeats=np.array([counts.ffn * passes]), causes=causes)
+            if times.beside:
+                row = self.ffn.row_beside(pair[1], part.tokens)
+                yield row._replace(repeats=np.array([counts.beside * passes]))
             yield from _link_rows(self.transfer, times, counts)
 
     def micro_batch(self, work: Work) -> tuple[int, Work]:
@@ -236,9 +176,9 @@ class AttentionFfnCosts(Costs):
 
     def ffn_seconds(self, tokens: int) -> Seconds:
         """Return the time for which the FFN pool works on one micro-batch in all layers."""
-        passes = self.passes(tokens)[0]
+        passes = self.ffn.passes(tokens)[0]
         return sum(
-            layers * passes * sum(row.seconds for row in self.ffn_rows(ffn, tokens))
+            layers * passes * sum(row.seconds for row in self.ffn.layer_rows(ffn, tokens))
             for (_, ffn), layers in self.layer_kinds.items()
         )
 
@@ -264,19 +204,18 @@ class AttentionFfnCosts(Costs):
     ) -> LayerTimes:
         ways = self.transfer.busy(self.layout, self.ffn.layout, ffn, tokens, ranked)
         out, back = (self.transfer.latency + busy for busy in ways)
-        computing = sum(row.seconds for row in self.ffn_rows(ffn, tokens))
+        passes, busy = (
+            self.ffn.passes(tokens)[0],
+            sum(row.seconds for row in self.ffn.layer_rows(ffn, tokens)),
+        )
         return LayerTimes(
             self._by_part(tokens, ranked)[attention],
             out,
-            self.passes(tokens)[0] * computing,
+            passes * busy,
             back,
             *ways,
+            beside=passes * self.ffn.row_beside(ffn, tokens).seconds,
         )
-
-    def passes(self, tokens: int) -> tuple[int, int]:
-        """Return how often the FFN pool works for a micro-batch, and for how many tokens."""
-        beat = self.ffn.layout.engine.tokens_per_beat or tokens
-        return -(-tokens // beat), min(tokens, beat)
 
     def attention_rows(self, block: Block, work: Work) -> Iterator[Row]:
         """Yield the rows of a layer's block in the attention pool, with its mixers."""
@@ -287,16 +226,6 @@ class AttentionFfnCosts(Costs):
                 yield attention_row(kind, work, decode=True)
             if work.prompt_tokens:
                 yield attention_row(kind, work, decode=False)
-
-    def ffn_rows(self, block: Block, tokens: int) -> Iterator[Row]:
-        """Yield the rows of a layer's MLP for one pass.
-
-        Stages with this MLP may have unlike collectives. The slowest of them counts.
-        """
-        taken = self.passes(tokens)[1]
-        rows = [row for row in self.ffn.body_rows(taken, taken) if row.part == block]
-        yield from (row for row in rows if row.shares is not IS_COLLECTIVE)
-        yield max((row for row in rows if row.shares is IS_COLLECTIVE), key=lambda row: row.seconds)
 
     def rows_once(self, work: Work) -> Iterator[Row]:
         """Yield the rows of a step outside of its layers."""
@@ -353,20 +282,3 @@ def _link_rows(transfer: LayerTransfer, times: LayerTimes, counts: LayerTimes) -
         busy, repeats = seconds - latency, np.array([getattr(counts, name)])
         causes = partial(transfer_causes, way, latency, busy, transfer.bandwidth)
         yield Row(None, repeats, seconds, seconds, IS_HOP, causes)
-
-
-def _steps_until_other(
-    times: LayerTimes,
-    growth: Seconds,
-    micro_batches: int,
-    resources: tuple[str, ...] = POOLS_AND_LINKS,
-) -> int:
-    """Return for how many steps the same pool or link binds, while attention grows."""
-    other = max(getattr(times, name) for name in resources if name != "attention")
-    lead = times.attention - other
-    steps = [FOREVER if lead >= 0 else 1 + int(-lead / growth)]
-    ahead = micro_batches * max(times.attention, other) - times.serial
-    slope = (micro_batches - 1 if lead >= 0 else -1) * growth
-    if ahead * slope < 0:
-        steps.append(1 + int(abs(ahead / slope)))
-    return min(steps)

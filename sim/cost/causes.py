@@ -195,6 +195,12 @@ def ffn_causes(row: Row) -> tuple[Cause, ...]:
     )
 
 
+def beside_causes(seconds: Seconds) -> tuple[Cause, ...]:
+    """Return the cause of collectives beside the computing for another micro-batch."""
+    keys = ("ffn.engine.overlap",)
+    return (Cause("collectives beside another micro-batch", "link", seconds, "s", keys=keys),)
+
+
 def transfer_causes(way: str, latency: Seconds, busy: Seconds, rate: float) -> tuple[Cause, ...]:
     """Return the causes of a message between pools. rate: bandwidth of its link [B/s]."""
     sent = Cause(

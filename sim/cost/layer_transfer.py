@@ -42,10 +42,12 @@ class LayerTransfer(Value):
     A message takes `latency + bytes / bandwidth`. The bytes are those of a micro-batch at the
     busier end.  With `copies: rank` each shard of the experts receives the tokens that need it, and
     sends its results back.  The chips of a shard share its messages, gather the tokens and sum
-    their results.  With `copies: token` all chips of a stage are one shard.
+    their results.  With `copies: shard` each shard receives all tokens.  With `copies: expert` a
+    shard receives a token once for each of its experts that the token needs, and the attention pool
+    sums the results.  With `copies: token` all chips of a stage are one shard.
 
     Left out: the links of the most popular shard carry more than others.
-    Left out: partial results of shared experts, on shards without a routed expert of the token.
+    Left out: results of shared experts, on shards that receive no copy of the token.
     """
 
     bandwidth: BytesPerSecond = Field(
@@ -63,10 +65,10 @@ class LayerTransfer(Value):
     back: Annotated[PrecisionField, Field(validate_default=True)] = Field(
         default=Precision.BF16, description="Precision of results on the way back."
     )
-    copies: Literal["token", "rank"] = Field(
+    copies: Literal["token", "rank", "shard", "expert"] = Field(
         default="token",
-        description="Copies of each token: one, or one for each shard of the experts that it "
-        "needs.",
+        description="Copies of a token: one, or one for each shard that it needs (rank), each "
+        "shard, or each expert.",
     )
 
     range: LinkRange = Field(
@@ -76,7 +78,7 @@ class LayerTransfer(Value):
 
     def shards(self, ffn: Layout) -> int:
         """Return the number of shards of a stage that receive their own copies of tokens."""
-        return ffn.plan.expert if self.copies == "rank" else 1
+        return 1 if self.copies == "token" else ffn.plan.expert
 
     def copies_of(self, ffn: Layout, block: Block) -> float:
         """Return the copies of a token that a layer's MLP needs.
@@ -85,7 +87,11 @@ class LayerTransfer(Value):
         dense MLP is on all shards.
         """
         shards = self.shards(ffn)
-        return block.experts.reached(shards) if block.experts else float(shards)
+        if not block.experts or self.copies == "shard":
+            return float(shards)
+        if self.copies == "expert":
+            return float(block.experts.per_token)
+        return block.experts.reached(shards)
 
     def token_bytes(self, ffn: Layout, block: Block) -> tuple[Bytes, Bytes]:
         """Return the bytes of a token on its way to a layer's MLP, and back."""

@@ -170,9 +170,7 @@ class StepRows:
             if block.kind != "head":
                 rows = [*self._block_rows(block, cost, tokens, ranked, drawn.get(block))]
                 yield from rows
-                alone = 0.0, 0.0  # only experts have messages that computing hides
-                if block.experts:
-                    alone = sum(row.seconds for row in rows), sum(row.ideal for row in rows)
+                alone = sum(row.seconds for row in rows), sum(row.ideal for row in rows)
                 for stage, repeats in cost.by_group.items():
                     exchanges = self.collectives.of_block(block, ranked, stage)
                     time = self.collectives.exposed(exchanges, ranked, *alone)

@@ -38,7 +38,7 @@ class ShardCollectives(Collectives):
         )
 
     def routes(self, exchange: Exchange) -> bool:
-        return self.transfer.copies == "rank"
+        return self.transfer.copies != "token"
 
     def gather(self, tokens: int, stage: int) -> tuple[Exchange, ...]:
         return ()  # the attention pool sends the input of each layer

@@ -30,12 +30,14 @@ class LayerOps(NamedTuple):
     """A layer for one micro-batch: the visits on both pools, and the messages between them.
 
     stage: stage of the FFN pool that has the layer.
+    beside: time after the FFN visit in which its links exchange and its chips compute others [s].
     """
 
     attention: PoolOps
     ffn: PoolOps
     stage: int
     links: LinkTimes
+    beside: Seconds
 
 
 class VisitProgram(NamedTuple):
@@ -78,13 +80,13 @@ def _layer(costs: AttentionFfnCosts, key: tuple[Block, Block, int], part: Work) 
     """Return a layer for a micro-batch. key: its blocks in both pools, and its FFN stage."""
     attention, ffn, stage = key
     label = "experts" if ffn.experts else "MLP"
-    ranked, (passes, tokens) = costs.ranked(part), costs.passes(part.tokens)
+    ranked, (passes, tokens) = costs.ranked(part), costs.ffn.passes(part.tokens)
     exchanges = costs.collectives.of_block(attention, ranked, 0)
     summed = costs.ffn.collectives.of_block(ffn, tokens, stage)
     layout, of_ffn, transfer = costs.layout, costs.ffn.layout, costs.transfer
     own, other = transfer.tokens_of_link(layout, of_ffn, part.tokens, ranked)
     out, back = (n / transfer.bandwidth for n in transfer.token_bytes(of_ffn, ffn))
-    compute = _computing(label, [*costs.ffn_rows(ffn, part.tokens)])
+    compute = _computing(label, [*costs.ffn.layer_rows(ffn, part.tokens)])
     hidden = costs.ffn.collectives.hidden(summed, tokens, compute.seconds)
     compute = compute._replace(seconds=compute.seconds - hidden)
     a_pass: PoolOps = (compute, *(CollectiveOp(f"{label}: {e.operation}", e) for e in summed))
@@ -96,6 +98,7 @@ def _layer(costs: AttentionFfnCosts, key: tuple[Block, Block, int], part: Work) 
         passes * a_pass,
         stage,
         LinkTimes(own * out, other * out, other * back, own * back),
+        passes * hidden,
     )
 
 

@@ -204,7 +204,10 @@ def description(identity: Identity, with_model: bool) -> str:
     if plain is None:
         return ", ".join([*model, hardware(identity)])
     engine = marked_changed(plain, plain.hardware[1], "engine")
-    parts = [hardware(identity), *model, engine, f"{plain.precision.weights} weights"]
+    weights = plain.precision.weights
+    if plain.ffn:
+        weights = f"{weights} attention + {plain.ffn.weights} FFN"
+    parts = [hardware(identity), *model, engine, f"{weights} weights"]
     return ", ".join([*parts, plain.plan.text, *filter(None, [speed_label(identity)])])
 
 
@@ -219,7 +222,9 @@ def requests_text(load: OfferedLoad, kind: str | None) -> str:
     else:
         text = f"{count} at {load.rate:.3g}/s" if load.rate else count
     head = f"{text} ({kind})" if kind else text
-    return f"{head}, {_lengths(load.prompt, 'prompt')} + {_lengths(load.output, 'output')} tokens"
+    shared = f" ({load.shared_prefix:,} of them shared by all)" if load.shared_prefix else ""
+    prompt, output = _lengths(load.prompt, "prompt"), _lengths(load.output, "output")
+    return f"{head}, {prompt}{shared} + {output} tokens"
 
 
 def _counted(number: int, noun: str) -> str:

@@ -218,7 +218,10 @@ CYCLE_ROWS: dict[str, Callable[[LayerCycle], str]] = {
     "  sequences, in micro-batches": lambda c: f"{c.sequences:,} in {c.micro_batches}",
     "  attention of one, us": lambda cycle: format_number(cycle.attention_us),
     "  out / back, us": lambda c: f"{format_number(c.out_us)} / {format_number(c.back_us)}",
-    "  FFN of one, us": lambda cycle: format_number(cycle.ffn_us),
+    "  FFN of one, us": lambda c: (
+        format_number(c.ffn_us)
+        + (f" + {format_number(c.beside_us)} beside others" if c.beside_us else "")
+    ),
     "  what binds": lambda cycle: {"out_busy": "links", "back_busy": "links"}.get(
         cycle.binds, cycle.binds
     ),

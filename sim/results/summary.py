@@ -98,12 +98,14 @@ class OfferedLoad:
     """The requests that every system gets.
 
     rate: request/s, or sessions/s of sessions. users: of a closed loop. None: it has none.
+    shared_prefix: tokens with which all prompts begin; None without.
     """
 
     requests: int
     sessions: Annotated[int | None, OMIT_NONE] = None
     rate: Annotated[float | None, OMIT_NONE] = None
     users: Annotated[int | None, OMIT_NONE] = None
+    shared_prefix: Annotated[int | None, OMIT_NONE] = None
     prompt: TokenLengths
     output: TokenLengths
 

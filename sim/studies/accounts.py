@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.energy import EnergyPart, Tally, energy, summed
 from sim.cost.remote_draft import RemoteDraftCosts
+from sim.cost.step import Costs
 from sim.economics.owner_costs import (
     Capex,
     CostEstimate,
@@ -33,7 +34,7 @@ from sim.scenario.pools import link_energy
 from sim.scenario.purchases import owned_chips, purchase
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
-from sim.studies.bound import cached_prefix, first_token, load_point
+from sim.studies.bound import cached_prefix, first_token, load_point, loop_of
 from sim.studies.pool_bound import pools_point
 from sim.units import DAY, Seconds, Watts
 from sim.workload.requests import stream_seed
@@ -163,6 +164,7 @@ def energy_parts(
     costs, link = deployment.costs, link_energy(scenario.systems, name)
     chips = copies * (deployment.own_chips + scenario.spare_chips(name))
     around = host_power(deployment.layout.chip, owners[0])
+    other: Costs
     if isinstance(costs, AttentionFfnCosts):
         (own, of_other), other = costs.pool_tallies(tally), costs.ffn
     elif isinstance(costs, RemoteDraftCosts):
@@ -210,7 +212,7 @@ def capacity_estimate(
         alone, cached = unloaded[name], cached_prefix(scenario, name, of)
         ttft = first_token(of.deployment, prompt, cached) if cached else alone.ttft
         times = {"ttft": ttft, "e2el": ttft + max(0.0, output - 1) * alone.tpot}
-        point = load_point(of.deployment, prompt, output, slo, workload.pause, cached)
+        point = load_point(of.deployment, prompt, output, slo, loop_of(workload), cached)
         if point is None or any(time > (getattr(slo, key) or time) for key, time in times.items()):
             return None
         load, rate = load + of.copies * point.load, rate + of.copies * point.rate

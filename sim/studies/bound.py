@@ -2,14 +2,16 @@
 
     load_bound(scenario, members)  # request/s, or users of a closed loop
 
-It assumes steps without gaps, requests of mean length, and no waiting. It takes a fraction of a
-second, and a capacity takes many seconds. So searches begin with the bound.
+It assumes steps without gaps, requests of mean length, and no waiting. If the users of a closed
+loop send equal requests whose prompts fit in one step, no simulated load is higher. It takes a
+fraction of a second, and a capacity takes many seconds. So searches begin with the bound.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cached_property, partial
+from typing import NamedTuple, TypeVar
 
 from sim.cost.energy import Tally
 from sim.cost.work import Work, decodes_at
@@ -17,6 +19,7 @@ from sim.planning.deployment import Deployment
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.units import Seconds
+from sim.workload.arrivals import Workload
 from sim.workload.slo import SLO
 
 SIMULATED = 5  # plans of a search, the best of each shape first
@@ -39,14 +42,30 @@ class LoadPoint:
     tally: Tally
 
 
+@dataclass(frozen=True)
+class Loop:
+    """A closed loop: the pause of a user between an answer and the next request.
+
+    in_step: all users send equal requests, so that all prompts may be computed together.
+    """
+
+    pause: Seconds
+    in_step: bool = False
+
+
+def loop_of(workload: Workload) -> Loop | None:
+    """Return the closed loop of a workload; None for another kind of load."""
+    return None if workload.pause is None else Loop(workload.pause, workload.in_step)
+
+
 def load_bound(scenario: Scenario, members: Mapping[str, Member]) -> float:
     """Return an estimate of the load that a system takes within the SLO, summed over members."""
     workload, slo = scenario.workload, scenario.tightest_slo or SLO()
-    prompt, output, think = workload.mean_prompt, workload.mean_output, workload.pause
+    prompt, output, loop = workload.mean_prompt, workload.mean_output, loop_of(workload)
     return sum(
         member.copies
         * goodput_bound(
-            member.deployment, prompt, output, slo, think, cached_prefix(scenario, name, member)
+            member.deployment, prompt, output, slo, loop, cached_prefix(scenario, name, member)
         )
         for name, member in members.items()
     )
@@ -71,11 +90,11 @@ def goodput_bound(
     prompt: float,
     output: float,
     slo: SLO,
-    think: Seconds | None = None,
+    loop: Loop | None = None,
     cached: float = 0.0,
 ) -> float:
     """Return the load of `load_point`; 0 if no load is within the SLO."""
-    point = load_point(deployment, prompt, output, slo, think, cached)
+    point = load_point(deployment, prompt, output, slo, loop, cached)
     return point.load if point else 0.0
 
 
@@ -84,7 +103,7 @@ def load_point(
     prompt: float,
     output: float,
     slo: SLO,
-    think: Seconds | None = None,
+    loop: Loop | None = None,
     cached: float = 0.0,
 ) -> LoadPoint | None:
     """Return an estimate of the request/s of all replicas, without gaps at the slowest stage.
@@ -99,44 +118,137 @@ def load_point(
     The KV cache, the engine's limits and the SLO's TPOT limit k.  If k + c exceeds the token budget
     even for k = 1, the tokens take several steps.
 
-    With a pause `think`, the result is users of a closed loop.  They are the rate times the time
-    between two requests of a user (Little's law): first token, answer and pause.  At the largest k
-    the first token comes as late as the SLO allows.  At a smaller k no request waits.
+    With a closed loop, the result is its users.  They are the rate times the time between two
+    requests of a user (Little's law): first token, answer and pause.  At the largest k the first
+    token comes as late as the SLO allows.  At a smaller k no request waits.
+    If all users may be in step (`Loop.in_step`), their prompts come together, in groups that fill
+    the token budget, or as large as the SLO's TTFT allows.  Other steps have no prompts, and an
+    answer waits only for the prompts of other groups.
     """
-    limits, replicas = deployment.limits, deployment.layout.plan.replicas
-    width, mean = limits.width, deployment.layout.mean_tokens
-    steps, context = max(1.0, (output - 1) / mean), prompt + output / 2
-    concurrent = limits.max_concurrent(math.ceil(prompt + output))
-    if not concurrent:
+    paces = _Paces(deployment, prompt, output, cached, slo)
+    if not deployment.limits.max_concurrent(math.ceil(prompt + output)):
         return None
-    in_flight = limits.fill or limits.micro_batches
-    computed = max(1.0, prompt - cached)
-    needed = computed + width * steps  # tokens that the steps of a request compute
-    most = max(1, min(concurrent // in_flight, int(limits.token_budget * steps / needed)))
-
-    def step_of(k: int) -> tuple[float, Work, Seconds, Seconds]:
-        """Return how many steps k + c tokens take, one of them, its time, and the TPOT."""
-        passes = max(1.0, k * needed / steps / limits.token_budget)
-        chunk = 0 if passes > 1 and k == 1 else round(k * computed / steps)
-        work = mean_step(deployment, k, context, chunk, prompt, cached)
-        return passes, work, *paced_step(deployment, work)
-
     best: tuple[float, float, Work] | None = None  # load and request/s of a replica, its step
-    for k in decode_counts(most, lambda k: slo.allows_tpot(step_of(k)[3])):
-        passes, work, time, tpot = step_of(k)
-        if slo.allows_tpot(tpot):
-            rate = load = k / steps / (time * passes)
-            if think is not None:
-                answer = steps * mean * tpot
+    for together in (False, True) if paces.may_be_in_step(loop) else (False,):
+        most, allows = paces.most(together), partial(paces.allows, together)
+        precision = 0.0 if together else 0.02  # users in step are a bound, not an estimate
+        for k in filter(allows, decode_counts(most, allows, precision)):
+            pace = paces.pace(together, k)
+            rate = load = k / paces.steps / pace.time
+            if loop is not None:
+                answer = paces.steps * deployment.layout.mean_tokens * pace.tpot
                 wait = _allowed_wait(slo, answer) if k == most else 0.0
-                load *= max(wait, first_token(deployment, prompt, cached)) + answer + think
+                load *= max(wait, paces.alone, pace.first) + answer + loop.pause
             if best is None or load > best[0]:
-                best = load, rate, work
+                best = load, rate, pace.work
     if best is None:
         return None
     load, rate, work = best
-    tally = work_of_a_second(deployment, work, rate * steps, rate * computed, (prompt, cached))
+    decoded, read = rate * paces.steps, rate * paces.computed
+    tally = work_of_a_second(deployment, work, decoded, read, (prompt, cached))
+    replicas = deployment.layout.plan.replicas
     return LoadPoint(replicas * load, replicas * rate, tally.scaled(replicas))
+
+
+class _Pace(NamedTuple):
+    """The pace of requests with k of them in each micro-batch.
+
+    time: in which k requests advance by a step, on the slowest stage [s]. work: of a step.
+    first: time to the first token if the prompts of all users come together; else 0 [s].
+    """
+
+    time: Seconds
+    work: Work
+    tpot: Seconds
+    first: Seconds = 0.0
+
+
+@dataclass(frozen=True)
+class _Paces:
+    """The paces of a deployment at equal requests. cached: tokens of a prompt."""
+
+    deployment: Deployment
+    prompt: float
+    output: float
+    cached: float
+    slo: SLO
+
+    @cached_property
+    def steps(self) -> float:
+        """The steps of a request."""
+        return max(1.0, (self.output - 1) / self.deployment.layout.mean_tokens)
+
+    @cached_property
+    def computed(self) -> float:
+        """The tokens of a prompt that are computed."""
+        return max(1.0, self.prompt - self.cached)
+
+    @cached_property
+    def needed(self) -> float:
+        """The tokens that the steps of a request compute."""
+        return self.computed + self.deployment.limits.width * self.steps
+
+    @cached_property
+    def in_flight(self) -> int:
+        """The micro-batches in flight."""
+        return self.deployment.limits.fill or self.deployment.limits.micro_batches
+
+    @cached_property
+    def alone(self) -> Seconds:
+        """The time to the first token of an unloaded request."""
+        return first_token(self.deployment, self.prompt, self.cached)
+
+    def may_be_in_step(self, loop: Loop | None) -> bool:
+        """Return whether all users may be in step. With drafts, requests take unlike steps."""
+        return loop is not None and loop.in_step and self.deployment.limits.width == 1
+
+    def most(self, together: bool) -> int:
+        """Return the most sequences of a micro-batch."""
+        limits = self.deployment.limits
+        concurrent = limits.max_concurrent(math.ceil(self.prompt + self.output)) or 0
+        needed = 1.0 if together else self.needed / self.steps
+        return max(1, min(concurrent // self.in_flight, int(limits.token_budget / needed)))
+
+    def allows(self, together: bool, k: int) -> bool:
+        """Return whether the SLO allows the TPOT with k sequences in each micro-batch."""
+        return self.slo.allows_tpot(self.pace(together, k).tpot)
+
+    def pace(self, together: bool, k: int) -> _Pace:
+        """Return the pace with k sequences in each micro-batch."""
+        return self.together(k) if together else self.mixed(k)
+
+    def mixed(self, k: int) -> _Pace:
+        """Return the pace if each step has the prompts that replace the requests which end."""
+        passes = max(1.0, k * self.needed / self.steps / self.deployment.limits.token_budget)
+        chunk = 0 if passes > 1 and k == 1 else round(k * self.computed / self.steps)
+        work = self._step(k, chunk)
+        time, tpot = paced_step(self.deployment, work)
+        return _Pace(time * passes, work, tpot)
+
+    def together(self, k: int) -> _Pace:
+        """Return the pace if the prompts of all users come together, in as few groups as may be.
+
+        Prompts of more than one step share their steps with decodes of other groups.
+        """
+        work = self._step(k, 0)
+        time, tpot = paced_step(self.deployment, work)
+        tokens, budget = k * self.computed, self.deployment.limits.token_budget
+        groups = min(k, max(1, math.ceil(tokens / budget)))
+        decodes = k - -(-k // groups)  # of other groups, beside the prompts of one
+        chunk = min(max(1, budget - decodes), max(1, round(tokens)))
+        longer = step_times(self.deployment, self._step(decodes, chunk))[0]
+        if decodes:
+            longer -= step_times(self.deployment, self._step(decodes, 0))[0]
+        seconds = tokens / chunk * longer
+        first = self.in_flight * seconds
+        groups = min(k, max(groups, int(first / (self.slo.ttft or math.inf))))
+        between = first * (1 - 1 / groups)
+        tpot += between / (self.steps * self.deployment.layout.mean_tokens)
+        return _Pace(time + seconds / self.steps, work, tpot, first - between)
+
+    def _step(self, k: int, chunk: int) -> Work:
+        context = self.prompt + self.output / 2
+        return mean_step(self.deployment, k, context, chunk, self.prompt, self.cached)
 
 
 def near_best(
@@ -155,18 +267,18 @@ def near_best(
     return sorted((first + others)[:SIMULATED], key=lambda pair: -pair[0])
 
 
-def decode_counts(most: int, within: Callable[[int], bool]) -> list[int]:
+def decode_counts(most: int, within: Callable[[int], bool], precision: float = 0.02) -> list[int]:
     """Return the numbers of sequences to try: powers of the root of 2, and `most`.
 
     within: whether a number is within the SLO. Larger ones are not if it is not.  The largest one
-    that is within it is also tried, to 2 %.
+    that is within it is also tried, to `precision`.
     """
     counts = {min(most, round(2 ** (n / 2))) for n in range(2 * most.bit_length() + 2)}
     refused = next((k for k in sorted(counts) if not within(k)), None)
     if refused is None:
         return sorted(counts)
     allowed = max((k for k in counts if k < refused), default=1)
-    while refused - allowed > max(1, refused // 50):
+    while refused - allowed > max(1, int(precision * refused)):
         middle = (allowed + refused) // 2
         allowed, refused = (middle, refused) if within(middle) else (allowed, middle)
     return sorted({*counts, allowed})

@@ -23,6 +23,7 @@ def offered_load(workload: Workload, requests: RequestBatch) -> OfferedLoad:
         sessions=None if requests.sessions is None else len(np.unique(requests.sessions)),
         rate=rate,
         users=requests.users,
+        shared_prefix=requests.shared_prefix or None,
         prompt=_lengths(requests.prompt),
         output=_lengths(requests.output),
     )

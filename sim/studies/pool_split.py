@@ -28,6 +28,7 @@ from sim.studies.bound import (
     decode_counts,
     goodput_bound,
     load_bound,
+    loop_of,
     near_best,
 )
 from sim.studies.capacity import SystemCapacity
@@ -188,7 +189,7 @@ class Splits:
         workload, slo = self.scenario.workload, self.scenario.tightest_slo or SLO()
         cached = cached_prefix(self.scenario, self.name, Member(deployment))
         lengths = workload.mean_prompt, workload.mean_output
-        return goodput_bound(deployment, *lengths, slo, workload.pause, cached)
+        return goodput_bound(deployment, *lengths, slo, loop_of(workload), cached)
 
     def ffn_bound(self, attention: System, ffn: System) -> float:
         """Return the bound of an FFN pool beside an attention pool that takes no time; inf: none.

@@ -7,7 +7,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sim.cost.attention_ffn import POOLS_AND_LINKS, AttentionFfnCosts, LayerTimes
+from sim.cost.attention_ffn import AttentionFfnCosts
+from sim.cost.layer_cycle import POOLS_AND_LINKS, LayerTimes
 from sim.cost.work import decodes_at
 from sim.inputs.errors import UserError
 from sim.planning.deployment import Deployment
@@ -83,6 +84,7 @@ def full_layer(scenario: Scenario, deployment: Deployment) -> tuple[LayerTimes, 
         attention_us=1e6 * times.attention,
         out_us=1e6 * times.out,
         ffn_us=1e6 * times.ffn,
+        beside_us=1e6 * times.beside,
         back_us=1e6 * times.back,
         cycle_us=1e6 * times.total(critical.cycle),
         binds=critical.binds,
@@ -96,6 +98,7 @@ def first_visits(times: LayerTimes, micro_batches: int, layers: int) -> list[Vis
     """
     delays = dict.fromkeys(POOLS_AND_LINKS, 0.0)
     delays |= {"out_busy": times.out - times.out_busy, "back_busy": times.back - times.back_busy}
+    delays["ffn"] = times.beside
     arrival, free, visits = [0.0] * micro_batches, dict.fromkeys(POOLS_AND_LINKS, 0.0), []
     for layer in range(layers):
         for micro_batch in range(micro_batches):

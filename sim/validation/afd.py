@@ -31,14 +31,14 @@ class RatioPoint(NamedTuple):
 class RatioPanel(NamedTuple):
     """The points of one model and context, by rising ratio.
 
-    light: those that count. kernels: those that are only listed, with experts as they were timed
-    alone. ordinary: one system of attention chips, without an FFN pool.
+    kernels: those that count, with experts as they were timed alone. light: those that are only
+    listed, at the speed of light. ordinary: one system of attention chips, without an FFN pool.
     """
 
     model: str
     context: int
-    light: tuple[RatioPoint, ...]
     kernels: tuple[RatioPoint, ...]
+    light: tuple[RatioPoint, ...]
     ordinary: tuple[RatioPoint, ...]
 
 
@@ -53,11 +53,11 @@ def ratio_panels() -> list[RatioPanel]:
     kinds: defaultdict[tuple[str, int], defaultdict[str, list[RatioPoint]]]
     kinds = defaultdict(lambda: defaultdict(list))
     for group in _measured_groups():
-        kind = "kernels" if group.status == "listed" else "light"
+        kind = "light" if group.status == "listed" else "kernels"
         kind = kind if "attention" in group.system else "ordinary"
         kinds[group.model, group.context][kind] += _speeds(group)
     return [
-        RatioPanel(*key, *(tuple(sorted(of[kind])) for kind in ("light", "kernels", "ordinary")))
+        RatioPanel(*key, *(tuple(sorted(of[kind])) for kind in ("kernels", "light", "ordinary")))
         for key, of in kinds.items()
     ]
 

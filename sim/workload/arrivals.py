@@ -47,6 +47,11 @@ class Workload(Value, ABC):
         return None
 
     @property
+    def in_step(self) -> bool:
+        """Whether all users send equal requests together, again and again."""
+        return False
+
+    @property
     def chained(self) -> bool:
         """Whether requests follow answers to earlier requests, as the turns of a session do."""
         return False
@@ -268,6 +273,13 @@ class ClosedLoop(RandomWorkload):
     def pause(self) -> Seconds:
         """The mean time between an answer and the user's next request."""
         return self.think.mean
+
+    @property
+    def in_step(self) -> bool:
+        """Whether all users send equal requests together, again and again."""
+        if self.kinds or self.think.varies:
+            return False
+        return self._lengths.prompt.fixed is not None and self._lengths.output.fixed is not None
 
     def pauses(self, stream: np.random.Generator) -> np.ndarray | None:
         """Return float[request], s, the pause after each answer; None if it is fixed."""

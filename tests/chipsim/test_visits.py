@@ -21,6 +21,13 @@ SLOW = LayerTransfer(bandwidth=1e8, latency=2e-6, copies="rank", back="fp16", ou
 FAST = LayerTransfer(bandwidth=1e12, latency=5e-5)
 SHARED = LayerTransfer(bandwidth=1e9, latency=1e-6, per="system")
 EXPERTS = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
+MIXED = {
+    "model_type": "qwen3_moe",
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "mlp_only_layers": (0,),
+}
 WINDOWS = {"sliding_window": 24, "layer_types": ("sliding_attention", "full_attention") * 2}
 TWO_RANKS = Plan(tensor=2, attention_data=2)
 DECODES = decodes_at(24, 40.0, 24)
@@ -62,9 +69,25 @@ def test_visits_take_the_closed_form(pools, transfer, micro_batches):
     plans = (Plan(tensor=4), 0.0), (Plan(tensor=4, expert=4), 0.0), (Plan(tensor=4, expert=2), 0.6)
     for ffn, overlap in plans:
         costs = pools(transfer, micro_batches, ffn=ffn, overlap=overlap).costs
+        ((own, _),) = costs.step_layers(DECODES).values()
+        assert (own.beside > 0) == (overlap > 0 and transfer is SLOW)
         for work in (DECODES, Work(3, 90.0, 5, 1, 100, 22, 4)):
             closed = costs.step(work).time[0]
             assert machine_step(costs, work)[0] == pytest.approx(closed, rel=1e-9)
+
+
+@pytest.mark.parametrize("transfer", [SLOW, FAST])
+def test_dense_layers_exchange_beside_other_micro_batches_too(pools, transfer):
+    costs = pools(
+        transfer.model_copy(update={"copies": "shard"}),
+        3,
+        ffn=Plan(tensor=4, expert=2),
+        overlap=1.0,
+        changes=MIXED,
+    ).costs
+    layers = {bool(ffn.experts): own for (_, ffn), (own, _) in costs.step_layers(DECODES).items()}
+    assert layers[False].beside > 0 < layers[True].beside
+    assert machine_step(costs)[0] == pytest.approx(flow_shop(costs, DECODES), rel=1e-9)
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -91,7 +114,7 @@ def flow_shop(costs, work):
         layers += [
             ("attention", own.attention, 0.0),
             ("out", own.out_busy, own.out - own.out_busy),
-            (stage, own.ffn, 0.0),
+            (stage, own.ffn, own.beside),
             ("back", own.back_busy, own.back - own.back_busy),
         ]
 

@@ -9,8 +9,8 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.cost.attention_ffn import POOLS_AND_LINKS, LayerTimes, critical_times
 from sim.cost.energy import Tally, energy, usage
+from sim.cost.layer_cycle import POOLS_AND_LINKS, LayerTimes, critical_times
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.plan import Plan
 from sim.cost.shard_collectives import ShardCollectives
@@ -65,14 +65,16 @@ def pools(make_model, make_chip, lossy, speculate):
         drafts=0,
         pipeline=1,
         drafter=None,
+        engine=None,
     ):
+        changed = lossy.model_copy(update=engine or {})
         model, chip = make_model(**changes), chip or make_chip(fp16=1e10)
         plans = (
             Plan(tensor=attention),
             Plan(tensor=ffn // pipeline, expert=expert, pipeline=pipeline),
         )
         parts = [
-            DeploymentParts(model, chip, chips, lossy, plan, chip.topology)
+            DeploymentParts(model, chip, chips, changed, plan, chip.topology)
             for chips, plan in zip((attention, ffn), plans, strict=True)
         ]
         if drafts:
@@ -131,7 +133,7 @@ def test_without_links_and_turns_two_pools_are_the_undivided_system(
         assert two.growth == pytest.approx(one.growth, rel=1e-9, abs=1e-18)
 
 
-@given(st.builds(LayerTimes, *[times] * 6), st.integers(1, 5), st.integers(1, 6))
+@given(st.builds(LayerTimes, *[times] * 7), st.integers(1, 5), st.integers(1, 6))
 def test_the_closed_form_is_a_flow_shop_that_jobs_pass_once_a_layer(given_times, jobs, layers):
     busy = min(given_times.out, given_times.out_busy), min(given_times.back, given_times.back_busy)
     own = given_times._replace(out_busy=busy[0], back_busy=busy[1])
@@ -149,7 +151,7 @@ def flow_shop(own: LayerTimes, jobs: int, layers: int) -> float:
     way = (
         ("attention", 0.0),
         ("out_busy", own.out - own.out_busy),
-        ("ffn", 0.0),
+        ("ffn", own.beside),
         ("back_busy", own.back - own.back_busy),
     )
 
@@ -275,6 +277,11 @@ def test_copies_are_those_of_the_ranks_with_a_token_of_its_experts(pools):
         4 * (1 - math.comb(6, 2) / math.comb(8, 2)), rel=1e-12
     )
     assert NOTHING.copies_of(ffn, block) == 1.0
+    every = [SLOW.model_copy(update={"copies": copies}) for copies in ("shard", "expert")]
+    assert [transfer.copies_of(ffn, block) for transfer in every] == [4.0, 2.0]
+    sent = [transfer.busy(costs.layout, ffn, block, 8, 8) for transfer in (SLOW, *every)]
+    assert sent[1][0] == pytest.approx(4 / SLOW.copies_of(ffn, block) * sent[0][0], rel=1e-12)
+    assert sent[2][1] == pytest.approx(sent[1][1] / 2, rel=1e-12)
 
 
 def test_the_parts_of_a_model_are_the_model(make_model):
@@ -483,6 +490,25 @@ def test_computing_hides_a_share_of_what_the_chips_of_a_shard_exchange(pools):
         assert times[0] == pytest.approx(whole)
         assert times[1] == pytest.approx(whole - hides * min(1e-4, 0.5 * whole))
         assert times[2] == pytest.approx(whole - hides * min(1e-4, whole))
+
+
+def test_a_micro_batch_waits_for_its_own_exchanges_and_computing_hides_others(pools):
+    """What `overlap` hides leaves the pool to other micro-batches, and no micro-batch is faster."""
+    transfer = LayerTransfer(bandwidth=1e12, copies="shard")
+
+    def layer(overlap, micro_batches):
+        engine = {"overlap": overlap}
+        costs = pools(EXPERTS, micro_batches, transfer, expert=2, engine=engine).costs
+        work = decodes_at(24, 40.0, None)
+        assert costs.terms(work)[:, TIME].sum() == pytest.approx(costs.line(work)[0], rel=1e-12)
+        ((times, critical),) = costs.step_layers(work).values()
+        return times, times.total(critical.cycle)
+
+    for micro_batches in (1, 3):
+        (none, hidden), cycles = zip(*(layer(o, micro_batches) for o in (0.0, 1.0)), strict=True)
+        assert none.beside == 0 < hidden.beside < hidden.ffn < none.ffn
+        assert hidden.serial == pytest.approx(none.serial, rel=1e-12)
+        assert (cycles[1] < 0.99 * cycles[0]) == (micro_batches > 1)
 
 
 def test_the_stage_whose_chips_are_on_two_nodes_sets_the_pace(make_model, make_chip, lossy):

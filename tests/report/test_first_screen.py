@@ -136,6 +136,7 @@ def test_loads_of_every_kind_are_described():
             ],
             "1 request (listed), 8 prompt + 9 output tokens.",
         ),
+        "shared-prefix": ([few], "(1,024 of them shared by all) + "),
     }
     for name, (changes, text) in texts.items():
         assert text in " ".join(condition_lines(run(read(name, changes)).summary))

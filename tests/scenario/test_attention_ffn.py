@@ -43,7 +43,7 @@ REFUSED = {
     "ffn.plan=auto": "ffn.plan: got a search for speed; expected a plan for the ffn pool; try plan:",
     "ffn.chip=l40s": "on 4 l40s of the ffn pool does not fit: the fullest chip needs",
     "micro_batches=0": "micro_batches: got 0; expected at least 1",
-    "transfer.copies=expert": "transfer.copies: got 'expert'; expected 'token' or 'rank'",
+    "transfer.copies=both": "transfer.copies: got 'both'; expected 'token', 'rank', 'shard' or 'expert'",
 }
 
 
@@ -111,3 +111,11 @@ def test_commands_refuse_what_needs_single_chips(sramsim, tmp_path, more, words,
     status, _, err = sramsim(command, str(path), *options)
     assert (status, err.count("\n")) == (2, 1)
     assert expected in err
+
+
+def test_a_run_names_the_weights_of_both_pools(sramsim, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(POOLS)
+    change = "systems.afd.ffn.plan={expert: 4, weights: bf16, activations: bf16}"
+    _, out, _ = sramsim("run", str(path), "--set", change)
+    assert "fp8 attention + bf16 FFN weights" in " ".join(out.split())

@@ -28,7 +28,7 @@ VERDICTS = {
     ("day-in-the-life", "one-of-lpus"): "BACKLOGGED",  # by those who came while it was down
     **{  # as many users as fill the steps of 12 trays
         ("afd-fastafd", name): "BACKLOGGED"
-        for name in ("trays-4", "trays-6", "kernels-4", "kernels-8", "ep32", "ep32-ideal")
+        for name in ("trays-4", "trays-5", "trays-8", "light-5", "ep32", "ep32-ideal")
     },
     ("fleet", "lpus"): "OVERLOADED",  # alone; that is the scenario's question
     (

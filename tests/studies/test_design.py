@@ -9,10 +9,11 @@ import pytest
 import sim
 from sim.cost.plan import DEGREES, Plan, PlanError
 from sim.inputs.errors import UserError
+from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario, read
 from sim.scenario.system import Fleet, System
 from sim.studies import design
-from sim.studies.bound import SIMULATED, goodput_bound
+from sim.studies.bound import SIMULATED, goodput_bound, load_bound, loop_of
 from sim.studies.capacity import BRACKET_RATIO, capacity
 from sim.studies.design import (
     _plans_to_simulate,
@@ -105,7 +106,7 @@ def test_a_bound_is_near_that_of_every_number_of_sequences(scenario, monkeypatch
     """A limit of the TPOT allows any number of sequences, not a power of the root of 2 alone."""
     deployment, limits = scenario().deploy("four"), np.geomspace(1e-4, 1e-2, 40)
     found = np.array([goodput_bound(deployment, 40, 20, SLO(tpot=limit)) for limit in limits])
-    monkeypatch.setattr("sim.studies.bound.decode_counts", lambda most, _: range(1, most + 1))
+    monkeypatch.setattr("sim.studies.bound.decode_counts", lambda most, *_: range(1, most + 1))
     every = np.array([goodput_bound(deployment, 40, 20, SLO(tpot=limit)) for limit in limits])
     assert (every > 0).sum() > 10
     assert len({*every}) > 5
@@ -214,13 +215,28 @@ def test_a_searched_plan_takes_at_least_what_other_plans_take(scenario, kind):
         (Plan(pipeline=4), 0.02),
     ],
 )
-def test_a_bound_of_users_is_near_what_is_found(scenario, plan, think):
+def test_no_more_equal_users_are_found_than_the_bound_says(scenario, plan, think):
+    """All users are in step, so most steps have no prompt. The bound is near what is found."""
     asked = changed(scenario(), plan).model_copy(
         update={"workload": WORKLOADS["closed"].model_copy(update={"think": Think(fixed=think)})}
     )
-    most = goodput_bound(asked.deploy("four"), 40, 20, asked.slo, think)
+    most = goodput_bound(asked.deploy("four"), 40, 20, asked.slo, loop_of(asked.workload))
     found = capacity(asked, 0.9, requests=TRIAL).systems["four"].best.load
-    assert 0.5 * most < found < 1.5 * most
+    assert 0.6 * most < found <= 1.001 * most
+
+
+@pytest.mark.parametrize(("prompt", "near"), [(1, 0.98), (40, 0.9), (400, 0.5)])
+def test_users_in_step_wait_only_for_prompts_that_do_not_fit_in_theirs(scenario, prompt, near):
+    """Prompts of a token come all in one step; long ones in many, and each answer waits for others."""
+    asked = changed(scenario(), Plan(tensor=4))
+    users = {"prompt": prompt, "output": 100, "requests": 400}
+    closed = WORKLOADS["closed"].model_copy(
+        update={name: Length(fixed=n) if name != "requests" else n for name, n in users.items()}
+    )
+    asked = asked.model_copy(update={"workload": closed, "slo": SLO(tpot=0.0013)})
+    most = load_bound(asked, {"four": Member(asked.deploy("four"))})
+    found = capacity(asked, 0.9, requests=400).systems["four"].best.load
+    assert near * most <= found <= 1.001 * most
 
 
 def test_a_run_is_the_one_with_the_degrees_written_in(scenario, short_trials):

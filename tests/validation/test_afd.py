@@ -28,34 +28,37 @@ def speeds(report, group):
 def test_no_number_is_fitted_and_half_of_the_errors_are_below_a_tenth(errors):
     rows = attention_ffn_report().summary
     assert {row.status for row in rows.points} == {"tested", "listed"}
-    listed = sum("-kernels-" in name or "-hidden-" in name for name in errors)
+    listed = sum("-light-" in name or "-exposed-" in name for name in errors)
     assert rows.metrics["tpot"].n == len(errors) - listed == 50
-    assert rows.median_ape < 10
+    assert rows.median_ape < 6
 
 
-def test_with_experts_as_they_were_timed_there_is_a_best_ratio_as_measured():
-    """Measured: 5 trays. Simulated: 7. At the speed of light, more than 10 trays are best."""
+def test_the_best_ratio_is_the_measured_one_and_all_ratios_are_within_15_percent():
+    """FastAFD, 16,384 tokens. At the speed of light, more than 10 trays are best."""
     report = attention_ffn_report()
-    light = speeds(report, "fastafd-16k")[1]
-    measured, simulated = speeds(report, "fastafd-16k-kernels")
+    light = speeds(report, "fastafd-16k-light")[1]
+    measured, simulated = speeds(report, "fastafd-16k")
     assert 4 + measured.index(max(measured)) == 5
-    assert 4 + simulated.index(max(simulated)) == 7
-    assert simulated[0] < 0.98 * max(simulated) > 1.04 * simulated[-1]
+    assert 4 + simulated.index(max(simulated)) == 5
+    assert max(simulated) > 1.04 * simulated[7]
     assert 4 + light.index(max(light)) > 10
-    errors = [row.error for row in report.rows if "16k-kernels" in row.point.id]
-    assert all(abs(error) < 0.17 for error in errors)
+    of_scored = [one / other - 1 for one, other in zip(simulated, measured, strict=True)]
+    assert all(abs(error) < 0.15 for error in of_scored)
 
 
-def test_four_to_six_attention_trays_are_within_15_percent(errors):
-    """FastAFD, 16,384 tokens, 50 sequences a GPU. Above, experts lose more than the speed of light does."""
-    assert all(abs(errors[f"fastafd-16k-{gpus}"]) < 0.15 for gpus in (16, 20, 24))
-    assert errors["fastafd-16k-56"] < -0.25  # known, and said with the point
+def test_longer_and_shorter_contexts_are_within_a_sixth(errors):
+    """At 64k and 128k with few trays, the measured attention reads more than 8 TB/s."""
+    others = {name: error for name, error in errors.items() if name.startswith("fastafd")}
+    assert all(abs(error) < 1 / 6 for name, error in others.items() if "light" not in name)
+    kv = (
+        12 * 65536 * 2 * 4 * 128 * 2 * 94
+    )  # sequences x positions x 2 x heads x width x 2 B x layers
+    assert kv / 19.534e-3 > 0.96 * 8e12
 
 
-def test_step3_is_between_collectives_that_are_hidden_and_those_that_are_not(errors):
-    """Its report does not say how many are hidden. In the long term it is within 15 %."""
-    assert errors["step3-peak-hidden-16"] < 0 < errors["step3-long-term-16"] < 0.15
-    assert errors["step3-long-term-16"] < errors["step3-peak-16"]
+def test_step3_is_faster_than_with_collectives_that_wait(errors):
+    """StepMesh: the all-gather of a micro-batch runs beside the computing for the one before."""
+    assert abs(errors["step3-peak-16"]) < 0.15 < errors["step3-peak-exposed-16"]
 
 
 def test_the_figure_of_ratios_has_the_measured_points_beside_both_lines():
@@ -66,7 +69,7 @@ def test_the_figure_of_ratios_has_the_measured_points_beside_both_lines():
         "At 16,384 tokens 5 to 1 was measured as the best ratio; experts' kernels"
         in title.replace("\n", " ")
     )
-    assert "7 to 1" in title
+    assert "as timed alone give 5 to 1, the speed of light 12 to 1" in title.replace("\n", " ")
     assert len(figure.axes) == 3
     (panel,) = (panel for panel in panels if panel.context == 16384 and panel.light)
     points, light, kernels, ordinary = figure.axes[0].lines
@@ -80,7 +83,8 @@ def test_the_figure_of_ratios_has_the_measured_points_beside_both_lines():
 def test_step3_is_within_15_percent_of_its_throughput(errors):
     """4,039 token/s a GPU at its peak, and 3,910 in the long term: errors here are of the time."""
     assert all(
-        abs(1 / (1 + errors[f"step3-{which}-16"]) - 1) < 0.15 for which in ("peak", "long-term")
+        abs(1 / (1 + errors[f"step3-{which}"]) - 1) < 0.15
+        for which in ("peak-16", "long-term-16", "bf16-24")
     )
 
 

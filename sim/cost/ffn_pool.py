@@ -1,0 +1,62 @@
+"""The cost of a model's MLPs on an FFN pool, for micro-batches from an attention pool."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+
+from sim.cost.causes import beside_causes
+from sim.cost.layer_transfer import LayerTransfer
+from sim.cost.layout import Layout
+from sim.cost.rows import IS_COLLECTIVE
+from sim.cost.shard_collectives import ShardCollectives
+from sim.cost.step import Costs
+from sim.cost.terms import Row
+from sim.model.blocks import Block
+
+NO_OVERHEAD = {"step_overhead": 0.0, "sequence_overhead": 0.0}  # the attention pool has it
+
+
+class FfnPoolCosts(Costs):
+    """The cost of the FFN part of a model on its pool.
+
+    The engine's `overlap` is the share of the collectives that runs beside the computing for
+    another micro-batch. A micro-batch itself waits for all of its collectives.
+    """
+
+    def __init__(self, layout: Layout, transfer: LayerTransfer) -> None:
+        engine = layout.engine.model_copy(update=NO_OVERHEAD)
+        super().__init__(replace(layout, engine=engine))
+        self.collectives = ShardCollectives(self.layout, transfer)
+        alone = replace(self.layout, engine=engine.model_copy(update={"overlap": 0.0}))
+        self._alone = FfnPoolCosts(alone, transfer) if engine.overlap else self
+
+    def passes(self, tokens: int) -> tuple[int, int]:
+        """Return how often the pool works for a micro-batch, and for how many tokens."""
+        beat = self.layout.engine.tokens_per_beat or tokens
+        return -(-tokens // beat), min(tokens, beat)
+
+    def layer_rows(self, block: Block, tokens: int) -> Iterator[Row]:
+        """Yield the rows of a layer's MLP for one pass.
+
+        Stages with this MLP may have unlike collectives. The slowest of them counts.
+        """
+        rows = self._pass_rows(block, tokens)
+        yield from (row for row in rows if row.shares is not IS_COLLECTIVE)
+        yield _slowest_collective(rows)
+
+    def row_beside(self, block: Block, tokens: int) -> Row:
+        """Return the row of a pass's exchanges beside the computing for another micro-batch."""
+        alone, exposed = (
+            _slowest_collective(costs._pass_rows(block, tokens)) for costs in (self._alone, self)
+        )
+        seconds, ideal = alone.seconds - exposed.seconds, alone.ideal - exposed.ideal
+        causes = partial(beside_causes, seconds)
+        return alone._replace(seconds=seconds, ideal=ideal, causes=causes)
+
+    def _pass_rows(self, block: Block, tokens: int) -> list[Row]:
+        taken = self.passes(tokens)[1]
+        return [row for row in self.body_rows(taken, taken) if row.part == block]
+
+
+def _slowest_collective(rows: Iterable[Row]) -> Row:
+    return max((row for row in rows if row.shares is IS_COLLECTIVE), key=lambda row: row.seconds)
