@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from sim.serving.policy import Request, RoutedReplica, relative_load
+from sim.serving.policy import RoutedReplica, relative_load
+from sim.serving.request import Request
 
 SHORT = 1024  # tokens of a prompt and its answer
 LONG = 4096  # tokens of a prompt that agents send, and a chat rarely does

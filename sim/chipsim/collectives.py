@@ -29,10 +29,10 @@ _FREE = attrgetter("free")
 
 @dataclass(eq=False, slots=True)
 class Shipment:
-    """What a step sends to the next stage, or what one run of a collective sends.
+    """The messages of one run of a collective, or of a step between two stages.
 
-    Its own messages wait for each other in its own order, which is no contention.
-    label: for timelines.
+    They wait for each other in their own order, which is no contention.
+    nbytes: of the collective, or of each message. label: for timelines.
     """
 
     nbytes: float

@@ -152,22 +152,22 @@ class Network:
         Raises: UserError if there is no other path.
         """
         if (a, b) not in self._paths:
-            self._paths[a, b] = self._found_path(a, b)
+            self._paths[a, b] = self._living_path(a, b)
         return self._paths[a, b]
 
-    def _found_path(self, a: int, b: int) -> list[tuple[Segment, float]]:
+    def _living_path(self, a: int, b: int) -> list[tuple[Segment, float]]:
         """Return `path`, which is kept because several collectives use it."""
-        speeds, found = self.speeds, []
+        speeds, segments = self.speeds, []
         if not speeds:
             return [(segment, 1.0) for segment in self.topology.segments(a, b)]
         for i, j in self._detour(a, b):
             route = self.topology.route(i, j)
             slowest = min((speeds.get(hop, 1.0) for hop in route), default=1.0)
-            found += [
+            segments += [
                 (segment, speeds.get(segment.hop, 1.0) if segment.hop in route else slowest)
                 for segment in self.topology.segments(i, j)
             ]
-        return found
+        return segments
 
     def _detour(self, a: int, b: int) -> list[tuple[int, int]]:
         """Return the pairs of chips on the path from a to b with the least latency (Dijkstra).

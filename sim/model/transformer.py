@@ -233,16 +233,6 @@ class Model(ModelConfig):
         return (first, *layers, last)
 
     @cached_property
-    def block_labels(self) -> tuple[str, ...]:
-        """The label of each of `blocks`, such as 'layer 3 attention'."""
-        layers = (
-            f"layer {number} {block.kind}"
-            for number in range(self.num_hidden_layers)
-            for block in self.layer(number)
-        )
-        return ("embedding", *layers, "head")
-
-    @cached_property
     def distinct(self) -> tuple[Block, ...]:
         """The distinct blocks, in their order."""
         return tuple(dict.fromkeys(self.blocks))

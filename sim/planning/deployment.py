@@ -19,7 +19,7 @@ from sim.planning.memories import with_memories
 from sim.planning.partition import Cutter
 from sim.planning.search import PlanTrial, search_degrees, sized_layout
 from sim.results.labels import percent_text
-from sim.serving.policy import SchedulerLimits
+from sim.serving.limits import SchedulerLimits
 from sim.units import Seconds
 
 # Sequences of a micro-batch, or of all micro-batches if they need not fit one.

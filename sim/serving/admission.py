@@ -9,9 +9,9 @@ import simpy
 
 from sim.results.rows import Rows
 from sim.serving.kv_cache import KVCache
-from sim.serving.policy import Request
 from sim.serving.policy_checks import checked_order
 from sim.serving.replica_config import ReplicaConfig
+from sim.serving.request import Request
 from sim.units import Seconds
 
 

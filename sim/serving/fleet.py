@@ -14,11 +14,12 @@ from sim.cost.energy import Tally, summed
 from sim.results.rows import Rows, Span, Traffic
 from sim.serving.event_order import CallAfter, CallUrgently, schedule_outages
 from sim.serving.executors.choice import executor_for
-from sim.serving.policy import Request, Router, ring
+from sim.serving.policy import Router, ring
 from sim.serving.policy_checks import checked_router
 from sim.serving.pool_outages import RankFailures, StepStops
 from sim.serving.replica import Replica
 from sim.serving.replica_config import Outage, ReplicaConfig
+from sim.serving.request import Request
 from sim.serving.ring import RingReplica
 from sim.units import Seconds
 

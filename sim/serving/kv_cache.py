@@ -17,7 +17,8 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from sim.serving.policy import Request, SchedulerLimits
+from sim.serving.limits import SchedulerLimits
+from sim.serving.request import Request
 from sim.workload.requests import Content
 
 

@@ -8,8 +8,8 @@ from sim.cost.work import Work
 from sim.results.histogram import Gaps
 from sim.serving.batch_wait import BatchWait
 from sim.serving.executors.executor import BatchStep
-from sim.serving.policy import Request
 from sim.serving.prompt_chunks import attended_positions, steps_to_fill
+from sim.serving.request import Request
 from sim.serving.step_draws import kv_per_step
 from sim.units import Seconds
 

@@ -8,66 +8,14 @@ scenario names one of ours, or a user's as module:function.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 from sim.inputs.fields import Named
 from sim.serving.batch_wait import BatchWait
+from sim.serving.kv_cache import KVCache
+from sim.serving.limits import SchedulerLimits
+from sim.serving.request import Request
 from sim.units import Seconds
-from sim.workload.requests import Content
-
-if TYPE_CHECKING:
-    from sim.serving.kv_cache import KVCache
-
-
-@dataclass(eq=False, slots=True)
-class Request:
-    """A request being served. Requests are compared by identity, not by their fields.
-
-    After a preemption its generated tokens are a part of its prompt.
-
-    kv: tokens of the KV cache that it holds, or needs to be admitted.
-    prefilled: tokens whose K and V are cached or computed. priority: smaller goes first.
-    content: identity of its tokens, if prefixes are cached.
-    answered: when its last token before a preemption was ready [s]; nan before the first one.
-    joined: when its prompt was computed [s]; nan before.
-    steps: in which it decodes the tokens after its first one; set when it is accepted.
-    rate: mean tokens that it decodes in a step; 1 without speculation.
-    queued: whether it waits to be admitted.
-    """
-
-    id: int
-    arrival: Seconds
-    prompt: int
-    output: int
-    kv: int
-    prefilled: int = 0
-    priority: int = 0
-    content: Content = ()
-    answered: Seconds = math.nan
-    joined: Seconds = math.nan
-    steps: int = 0
-    rate: float = 1
-    queued: bool = True
-    cancelled: bool = False
-    ended: bool = False
-
-    @property
-    def tokens(self) -> int:
-        """Prompt and output tokens. The last one is never attended to, but engines reserve it."""
-        return self.prompt + self.output
-
-    @property
-    def is_prefilled(self) -> bool:
-        """Whether K and V of the whole prompt are there: another replica has computed them."""
-        return self.prefilled == self.prompt
-
-    def prompt_alone(self) -> "Request":
-        """Return a request of the same prompt and one output token, before it is accepted."""
-        kv, prefilled = self.kv, self.prefilled
-        return Request(
-            self.id, self.arrival, self.prompt, 1, kv, prefilled, self.priority, self.content
-        )
-
 
 # The next step of a micro-batch.
 
@@ -194,61 +142,6 @@ def by_priority(request: Request) -> float:
     return float(request.priority)
 
 
-# Limits of admission.
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerLimits:
-    """The limits of a replica.
-
-    micro_batches: those in flight. token_budget: tokens of a step of one micro-batch.
-    sequences: admitted requests. kv_tokens: tokens of the KV cache.
-    context: the most tokens of a request.
-    window: the attention window of the layers that have one; None without such layers.
-    windowed_share: the part of a token's KV cache in layers with a window, on the stage where it
-        is smallest.
-    fill: micro-batches that keep every stage busy, which prompts may take; more would only queue
-        at the first stage. None is no limit.
-    kv_block: tokens of a block of the prefix cache.
-    width: tokens of a decoding sequence in a step: one, and with speculation its drafts.
-    state_tokens: the states of a sequence, counted in tokens of KV cache; 0 without such layers.
-    ranks: of attention data parallelism. Each of them computes prompts of its own.
-    """
-
-    micro_batches: int
-    token_budget: int
-    sequences: int
-    kv_tokens: int
-    context: int
-    window: int | None = None
-    windowed_share: float = 0.0
-    fill: int | None = None
-    kv_block: int = 16
-    width: int = 1
-    state_tokens: int = 0
-    ranks: int = 1
-
-    @property
-    def prompt_budget(self) -> int:
-        """The most tokens of one prompt in a step, which one attention rank computes."""
-        return -(-self.token_budget // self.ranks)
-
-    def kv_tokens_needed(self, tokens: int) -> int:
-        """Return the room of a sequence, counted in tokens of layers without a window.
-
-        tokens: its prompt and output. The stage on which windows save least decides.
-        Drafts need room behind them.
-        """
-        room = tokens + self.width - 1 + self.state_tokens
-        if self.window:
-            room -= int(self.windowed_share * max(0, tokens - self.window))
-        return room
-
-    def max_concurrent(self, tokens: int) -> int:
-        """Return how many sequences of `tokens` tokens each it holds at one time."""
-        return min(self.sequences, self.kv_tokens // max(1, self.kv_tokens_needed(tokens)))
-
-
 # The replica of a request.
 
 
@@ -262,7 +155,7 @@ class RoutedReplica(Protocol):
     limits: SchedulerLimits
 
     @property
-    def kv_cache(self) -> "KVCache":
+    def kv_cache(self) -> KVCache:
         """Its KV cache. `cached_tokens` returns the tokens of a prompt that need no computing."""
 
     @property

@@ -11,13 +11,13 @@ from sim.serving.policy import (
     Batching,
     BatchState,
     Order,
-    Request,
     RoutedReplica,
     Router,
     continuous,
     first_come_first_served,
     is_steady,
 )
+from sim.serving.request import Request
 
 
 def checked_batching(policy: Batching) -> Batching:

@@ -15,9 +15,9 @@ import simpy
 from sim.results.rows import Rows
 from sim.serving.admission import Admission
 from sim.serving.event_order import CallAfter
-from sim.serving.policy import Request
 from sim.serving.replica import Replica
 from sim.serving.replica_config import ReplicaConfig
+from sim.serving.request import Request
 from sim.serving.ring import ROUNDING, Entered, RingReplica
 from sim.units import Seconds
 

@@ -25,7 +25,7 @@ from sim.results.rows import Rows, Transfers
 from sim.serving.event_order import CallAfter
 from sim.serving.executors.choice import executor_for
 from sim.serving.fleet import RequestSource, ServingFleet
-from sim.serving.policy import Request, Router, ring
+from sim.serving.policy import Router, ring
 from sim.serving.policy_checks import checked_router
 from sim.serving.pool_replicas import (
     DecodeReplica,
@@ -36,6 +36,7 @@ from sim.serving.pool_replicas import (
 )
 from sim.serving.replica import Replica
 from sim.serving.replica_config import Outage, ReplicaConfig
+from sim.serving.request import Request
 from sim.serving.transfer import KVLinks, PoolConfig, share_left
 from sim.units import Seconds
 

@@ -8,7 +8,8 @@ import math
 from collections import deque
 
 from sim.cost.work import Work
-from sim.serving.policy import Request, SchedulerLimits
+from sim.serving.limits import SchedulerLimits
+from sim.serving.request import Request
 
 
 def attended_positions(old: int, new: int, window: int | None, rate: float = 1) -> float:

@@ -19,8 +19,8 @@ from sim.serving.event_order import CallAfter, CallUrgently, is_instant_over
 from sim.serving.executors.executor import Executor
 from sim.serving.kv_cache import KVCache
 from sim.serving.micro_batch import MicroBatch
-from sim.serving.policy import Request
 from sim.serving.replica_config import ReplicaConfig
+from sim.serving.request import Request
 from sim.serving.scheduler import Scheduler
 from sim.units import Seconds
 

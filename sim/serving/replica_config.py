@@ -9,7 +9,8 @@ from sim.chipsim.machine import MachineFactory
 from sim.cost.step import Costs
 from sim.inputs.values import Value
 from sim.reliability.link_errors import LinkErrorSampler
-from sim.serving.policy import DEFAULT, Policies, SchedulerLimits
+from sim.serving.limits import SchedulerLimits
+from sim.serving.policy import DEFAULT, Policies
 from sim.serving.step_draws import StepDraws
 from sim.units import Seconds
 

@@ -32,10 +32,11 @@ from sim.results.histogram import Gaps
 from sim.results.rows import Rows
 from sim.serving.event_order import CallAfter
 from sim.serving.executors.executor import Executor
-from sim.serving.policy import Request, SchedulerLimits
+from sim.serving.limits import SchedulerLimits
 from sim.serving.prompt_chunks import attended_positions
 from sim.serving.replica import Replica
 from sim.serving.replica_config import ReplicaConfig
+from sim.serving.request import Request
 from sim.units import Seconds
 
 ROUNDING = 1e-6  # beats: a request that is later by less is on time, because clocks round

@@ -15,16 +15,11 @@ from sim.inputs.errors import UserError
 from sim.results.rows import Rows
 from sim.serving.admission import Admission
 from sim.serving.micro_batch import MicroBatch
-from sim.serving.policy import (
-    BatchDecision,
-    BatchState,
-    Request,
-    continuous,
-    is_steady,
-)
+from sim.serving.policy import BatchDecision, BatchState, continuous, is_steady
 from sim.serving.policy_checks import checked_batching, policy_name
 from sim.serving.prompt_chunks import take_chunks
 from sim.serving.received import clear_first_prompts, join_received
+from sim.serving.request import Request
 from sim.serving.step_draws import kv_per_step
 from sim.units import Seconds
 

@@ -13,9 +13,11 @@ from sim.results.rows import Rows
 from sim.serving.event_order import CallUrgently
 from sim.serving.fleet import Mark, ServingFleet, between
 from sim.serving.front_end import FrontEnd, FrontEndTimes
-from sim.serving.policy import DEFAULT, Policies, Request, Router, SchedulerLimits
+from sim.serving.limits import SchedulerLimits
+from sim.serving.policy import DEFAULT, Policies, Router
 from sim.serving.pools import PooledFleet
 from sim.serving.replica_config import ReplicaConfig
+from sim.serving.request import Request
 from sim.serving.step_draws import StepDraws
 from sim.serving.transfer import PoolConfig
 from sim.serving.users import ClosedLoopUsers

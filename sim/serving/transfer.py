@@ -15,7 +15,7 @@ from sim.cost.kv_transfer import kv_layers
 from sim.cost.step import Costs
 from sim.cost.work import Work
 from sim.inputs.values import Value
-from sim.serving.policy import SchedulerLimits
+from sim.serving.limits import SchedulerLimits
 from sim.serving.prompt_chunks import add_chunk
 from sim.serving.replica_config import ReplicaConfig
 from sim.units import Bytes, BytesPerSecond, JoulesPerByte, Seconds

@@ -14,7 +14,7 @@ import numpy as np
 
 from sim.chipsim.machine import ChipMachine, Machine, TimelineSlice, collecting_factory
 from sim.chipsim.network import CableUse
-from sim.cost.program import CollectiveOp, Program, program
+from sim.cost.program import CollectiveOp, Program, labels, program
 from sim.cost.work import decodes_at
 from sim.hardware.topology import Hop
 from sim.inputs.errors import UserError
@@ -134,15 +134,13 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
         limits = replace(limits, token_budget=max(limits.token_budget, prompt))
     rows = serve(single, deployment.costs, limits, machine=machine)
     start = 0.0 if prefill else float(rows.first_token[0])
-    labels, (used,) = layout.model.block_labels, made
+    names, (used,) = labels(layout.model), made
     assert isinstance(used, Machine)
     return Timeline(
         system=scenario.plain(name).full_label or name,
         identity=f"{layout.model.id} on {deployment.chips} x {layout.chip.id}, {layout.engine.id}",
         stage_size=layout.plan.stage_size,
-        stages=tuple(
-            dict.fromkeys(f"{labels[s.first]} to {labels[s.last]}" for s in layout.stages)
-        ),
+        stages=tuple(dict.fromkeys(f"{names[s.first]} to {names[s.last]}" for s in layout.stages)),
         chips=[part for part in used.slices if part.start >= start],
         links=list(_links(used, layout.plan.stage_size, start)),
         tokens=[left for left in used.left if left >= rows.first_token[0]],

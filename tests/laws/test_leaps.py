@@ -16,7 +16,7 @@ from sim.cost.step import Step
 from sim.cost.work import Work
 from sim.hardware.chip import Compute
 from sim.results.histogram import BINS_PER_DECADE, Gaps
-from sim.serving.policy import SchedulerLimits
+from sim.serving.limits import SchedulerLimits
 from sim.serving.service import serve
 from sim.workload.requests import RequestBatch
 

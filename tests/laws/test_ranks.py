@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from sim.cost.plan import Plan
 from sim.cost.terms import TIME
 from sim.cost.work import Work
-from sim.serving.policy import Policies, Request, SchedulerLimits, round_robin
+from sim.serving.limits import SchedulerLimits
+from sim.serving.policy import Policies, round_robin
 from sim.serving.prompt_chunks import take_chunks
+from sim.serving.request import Request
 
 RANKS = st.integers(2, 4)
 

@@ -13,7 +13,7 @@ from sim.cost.plan import Plan
 from sim.cost.work import Work
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
-from sim.serving.policy import SchedulerLimits
+from sim.serving.limits import SchedulerLimits
 from sim.workload.arrivals import ClosedLoop, Poisson
 from sim.workload.lengths import Length
 

@@ -14,8 +14,9 @@ from sim.cost.terms import HOPS, TIME
 from sim.cost.work import Work, decodes_at
 from sim.planning.single_request import time_single_request
 from sim.serving.micro_batch import MicroBatch
-from sim.serving.policy import Policies, Request, least_loaded, prefill_first
+from sim.serving.policy import Policies, least_loaded, prefill_first
 from sim.serving.replica_config import Outage, ReplicaConfig
+from sim.serving.request import Request
 from sim.serving.service import Service, serve_fleet
 from sim.serving.step_draws import StepDraws
 from sim.studies.bound import goodput_bound

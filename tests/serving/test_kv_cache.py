@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from sim.serving import admission as admission_module
 from sim.serving.kv_cache import KVCache, block_ranges
-from sim.serving.policy import Policies, Request, SchedulerLimits
+from sim.serving.limits import SchedulerLimits
+from sim.serving.policy import Policies
 from sim.serving.replica_config import Outage, ReplicaConfig
+from sim.serving.request import Request
 from sim.serving.service import Service, serve
 from sim.workload.requests import ENDLESS, RequestBatch
 

@@ -19,8 +19,8 @@ from sim.serving.event_order import CallAtReturn, next_event_time
 from sim.serving.executors.executor import BatchStep, Executor, unworked_seconds
 from sim.serving.executors.kernel_state import Head, KernelState
 from sim.serving.kv_cache import KVCache
-from sim.serving.policy import Request
 from sim.serving.replica_config import ReplicaConfig
+from sim.serving.request import Request
 from sim.units import Seconds
 
 

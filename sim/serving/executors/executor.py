@@ -17,7 +17,7 @@ from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.histogram import Gaps
 from sim.results.rows import Traffic
 from sim.serving.kv_cache import KVCache
-from sim.serving.policy import Request
+from sim.serving.request import Request
 from sim.units import Seconds
 
 

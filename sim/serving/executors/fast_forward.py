@@ -11,7 +11,7 @@ from sim.cost.step import Costs
 from sim.results.histogram import Gaps
 from sim.serving.event_order import CallAtReturn
 from sim.serving.executors.executor import BatchStep, Executor
-from sim.serving.policy import Request
+from sim.serving.request import Request
 from sim.units import Seconds
 
 

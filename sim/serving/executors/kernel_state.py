@@ -14,7 +14,7 @@ from sim.results.histogram import Gaps
 from sim.serving import kernel
 from sim.serving.executors.executor import BatchStep
 from sim.serving.executors.kernel_rows import KernelRows
-from sim.serving.policy import SchedulerLimits
+from sim.serving.limits import SchedulerLimits
 from sim.serving.prompt_chunks import add_chunk
 from sim.serving.step_draws import KV_PARTS
 from sim.units import Seconds

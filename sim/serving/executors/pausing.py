@@ -15,7 +15,7 @@ from sim.results.rows import Traffic
 from sim.serving.executors.executor import BatchStep, Executor
 from sim.serving.executors.fast_forward import FastForwardExecutor
 from sim.serving.executors.stepwise import StepwiseExecutor
-from sim.serving.policy import Request
+from sim.serving.request import Request
 from sim.units import Seconds
 
 

@@ -16,7 +16,7 @@ from sim.results.rows import Traffic
 from sim.serving.event_order import CallAfter
 from sim.serving.executors.executor import BatchStep, Executor
 from sim.serving.kv_cache import KVCache
-from sim.serving.policy import Request
+from sim.serving.request import Request
 from sim.units import Seconds
 
 
