@@ -46,8 +46,7 @@ def time_single_request(deployment: Deployment, prompt: int, output: int) -> Sin
     work = mean_decode(deployment, prompt, output)
     limits = replace(deployment.limits, context=prompt + output)
     limits = replace(limits, kv_tokens=limits.kv_tokens_needed(prompt + output))
-    of = deployment.layout.speculation
-    draws = StepDraws(of.acceptance, seed=None) if of else None
+    draws = mean_draws(deployment)
     rows = serve(
         RequestBatch(np.zeros(1), np.array([prompt]), np.array([output])),
         costs,
@@ -68,13 +67,21 @@ def time_single_request(deployment: Deployment, prompt: int, output: int) -> Sin
     )
 
 
+def mean_draws(deployment: Deployment) -> StepDraws | None:
+    """Return the mean number of steps of each request; None without speculation."""
+    of = deployment.layout.speculation
+    return StepDraws(of.acceptance, seed=None) if of else None
+
+
 def mean_decode(deployment: Deployment, prompt: int, output: int) -> Work:
     """Return the mean decode step of a single request, which has the mean time of all.
 
+    With speculation each step adds the same number of tokens to the context.
     Times are linear in the context, except where the other side of a roofline begins to bind.
     """
-    window = deployment.limits.window
-    contexts = range(prompt + 1, prompt + output)
+    window, draws = deployment.limits.window, mean_draws(deployment)
+    steps = draws.steps(0, output - 1) if draws else output - 1
+    contexts = [prompt + 1 + step * (output - 1) / steps for step in range(steps)]
     mean, windowed = (
         sum(min(c, w) for c in contexts) / len(contexts) for w in (math.inf, window or math.inf)
     )

@@ -74,6 +74,7 @@ def check_scenario(scenario: "Scenario") -> None:
     _what_a_ring_obeys(scenario)
     _what_speculation_obeys(scenario)
     _no_prefixes_of_states(scenario)
+    _experts_to_sample(scenario)
     _refused_users_pause(scenario)
     _what_pools_simulate(scenario)
     _searched_within_limits(scenario)
@@ -209,6 +210,15 @@ def _no_prefixes_of_states(scenario: "Scenario") -> None:
                 "of prefixes are not simulated; try leaving prefix_caching out"
             )
             raise error_at_path((*path, "prefix_caching"), True, reason)
+
+
+def _experts_to_sample(scenario: "Scenario") -> None:
+    """Check that the models of systems with `routing: sampled` have routed experts."""
+    for path, system in _scheduled(scenario):
+        model = system.model or scenario.model
+        if system.routing == "sampled" and not any(block.experts for block in model.blocks):
+            reason = f"got sampled; expected expected, since {model.id} has no experts"
+            raise error_at_path((*path, "routing"), "sampled", f"{reason}; try leaving routing out")
 
 
 def _refused_users_pause(scenario: "Scenario") -> None:

@@ -207,12 +207,10 @@ class Scheduler:
         steps = batch.steps_until_change()
         if self.prefilling and (unseen := batch.steps_unseen(self.every)):
             steps = min(steps, unseen)
-        elif batch.held_since is not None and (wait := self.policies.wait):
-            # Another micro-batch may take the prompts. Then the wait is over.
-            most = batch.held_since + wait.steps - batch.step if self.alone else 1
-            steps = min(steps, most)
-        # With several micro-batches, KV taken for later steps would be missing for the others. The
-        # executor then takes it step by step.
+        elif (held := batch.held_since) is not None and (wait := self.policies.wait):
+            # If another micro-batch takes the prompts, the wait is over.
+            steps = min(steps, held + wait.steps - batch.step if self.alone else 1)
+        # With several micro-batches the executor takes KV step by step. Others would lack it.
         if not self.reserve and self.alone:
             steps = min(steps, max(1, int(self.admission.kv_cache.kv_free // batch.kv_needed)))
         return steps

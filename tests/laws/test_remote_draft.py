@@ -82,6 +82,10 @@ def test_both_compute_prompts_at_the_same_time(drafted):
         assert costs.remote.time(spread)[0] == reading
         assert costs.line(prompt)[0] == pytest.approx(max(alone, reading), rel=1e-12)
         assert (reading > alone) == (budget == 4)
+    ranks = drafted(draft_plan=Plan(attention_data=2)).costs.remote
+    dealt = (replace(prompt, rank_prompt=tokens) for tokens in (8, 16))
+    half, whole = (ranks.time(ranks.prompts_of(work))[0] for work in dealt)
+    assert half < whole  # two ranks share the prompts, or one has all of them
 
 
 @pytest.mark.parametrize("groups", [1, 2])

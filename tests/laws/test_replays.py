@@ -221,3 +221,46 @@ systems:
         both.link_errors.replays_per_day,
     ) == (0, 0, 0, 0)
     assert both.output_throughput == alone.output_throughput
+
+
+class Spoiling:
+    """An error sampler that spoils steps by their numbers, counted from 0."""
+
+    def __init__(self, spoilt, restart):
+        self.errors, self.left, self.made = (
+            LinkErrors(bit_error_rate=0.0, restart=restart),
+            spoilt,
+            0,
+        )
+
+    def good_steps(self, size):
+        return next((n - self.made for n in self.left if n >= self.made), 10**6)
+
+    def count(self, size, steps):
+        self.made += steps
+
+
+@pytest.mark.parametrize("leap", [True, False])
+def test_a_failure_counts_a_spoilt_step_whole_and_only_once(spoilt, leap):
+    """It fails while a spoilt step waits to be made again, or in step 9 of good ones after it. A part of the run counts alike."""
+    setup, _ = spoilt("tensor", 0.0)
+
+    def tokens(at):
+        failing = replace(
+            setup,
+            error_sampler=Spoiling([5], restart),
+            outages=(Outage(at=at, lasts=1.0, requests="fail"),),
+        )
+        return served(failing, asked(1, output=20), leap=leap).tallies[0].logits
+
+    usual = served(replace(setup, error_sampler=None), asked(1, output=20))
+    first, step = usual.first_token[0], usual.gaps.mean
+    restart = 10 * step
+    steps = 5 - math.ceil(24 / setup.limits.token_budget)  # decodes before the spoilt one
+    waiting = first + (steps + 6) * step
+    assert tokens(waiting) == pytest.approx(1 + steps + 1)
+    spoiling = replace(setup, error_sampler=Spoiling([5], restart))
+    part = served(spoiling, asked(1, output=20), leap=leap, counted=(0.0, waiting)).span
+    assert part.tallies[0].logits == pytest.approx(1 + steps + 1)
+    after = tokens(first + (steps + 1 + 10 + 1 + 8.5) * step)
+    assert after == pytest.approx(1 + steps + 1 + 8.5, abs=0.3)

@@ -159,6 +159,14 @@ def test_constant_costs_give_leviathans_speedup(
     assert sum(single.terms.values()) == pytest.approx(tpots[1], rel=1e-9)
 
 
+@pytest.mark.parametrize("layout", ["one chip, layers with windows", "three stages"])
+@pytest.mark.parametrize("output", [3, 20])
+def test_the_parts_of_an_unloaded_token_add_up_to_its_time(deployments, layout, output):
+    """Contexts grow by the tokens of a step, up to the last one."""
+    single = time_single_request(deployments[layout, 3], 8, output)
+    assert sum(single.terms.values()) == pytest.approx(single.tpot, rel=1e-9)
+
+
 def test_drawn_steps_have_the_mean_of_their_acceptance():
     acceptance = (0.92, 0.66, 0.24)
     chances = np.array([1 - 0.92, 0.92 - 0.66, 0.66 - 0.24, 0.24])

@@ -508,6 +508,12 @@ def test_outages_that_cannot_be_are_one_line(sramsim, assignment, reason):
     assert err.count("\n") == 1
 
 
+def test_sampled_experts_of_a_model_without_experts_are_one_line(sramsim):
+    status, _, err = sramsim("check", "fleet", "--set", "systems.lpus.routing=sampled")
+    assert status == 2
+    assert "systems.lpus.routing: got sampled; expected expected, since llama" in err
+
+
 def test_weights_come_over_the_host_links(monkeypatch, capsys):
     told = json.loads(command(monkeypatch, capsys, "plan", FLAGSHIP, "--json"))["systems"]
     assert told["lpu"]["load_s"] == pytest.approx(told["lpu"]["bytes_per_chip"]["weights"] / 31.5e9)
