@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from plots import style
 from plots.causes import CHIP_CAUSES
@@ -23,6 +24,8 @@ def draw(timeline: Timeline) -> Figure:
     slices = [piece for piece in timeline.chips if begin <= piece.start < end]
     stages = len(timeline.stages)
     slowest, spans = _stages(timeline, slices)
+    # Without hatches, as the pieces: most are too short for one.
+    keys = [Patch(label=cause.label, facecolor=cause.colour) for cause in CHIP_CAUSES.values()]
     rows = min(timeline.stage_size, MOST_ROWS)
     tall = min(5.0, 0.9 + 0.06 * stages) if stages > 1 else 0.0
     figure = style.figure(8.0, 1.9 + tall + 0.9 + 0.22 * rows)
@@ -40,10 +43,10 @@ def draw(timeline: Timeline) -> Figure:
         above.set(ylabel="stage", xlabel="time since the token's step began, us")
         above.set_ylim(stages - 0.5, -0.5)
         above.set_xlim(0, 1e6 * (end - begin))
-        style.legend(above, [cause.entry for cause in CHIP_CAUSES.values()])
+        style.legend(above, keys)
     else:
         below = figure.subplots()
-        style.legend(below, [cause.entry for cause in CHIP_CAUSES.values()])
+        style.legend(below, keys)
     first = slowest * timeline.stage_size
     inside = [piece for piece in slices if first <= piece.chip < first + rows]
     _bars(below, [(piece.chip - first, piece) for piece in inside], begin)

@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sim.inputs.errors import UserError
-from sim.report.page import DARK_COLOURS, HERE
+from sim.report.page import DARK_COLOURS, HERE, comment_html
 from sim.studies.sweep import Swept, load_sweep
 from sim.studies.sweep_table import axis_column
 
@@ -125,7 +125,7 @@ def explore_page(folder: Path) -> str:
     styles = "\n".join((HERE / n).read_text(encoding="utf-8") for n in ("page.css", "explore.css"))
     return environment.get_template("explore.html").render(
         name=swept.summary.scenario,
-        question=(origin and origin.question) or "",
+        question=comment_html(origin),
         version=(origin and origin.version) or "unknown",
         seed=swept.summary.seed,
         style=Markup(styles),

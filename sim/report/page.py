@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from sim.inputs.key_paths import scalar_values
 from sim.report.answer import answer_sentence, condition_lines
@@ -253,6 +253,12 @@ def _table(table: "Table") -> Markup:
     return Markup(as_html(table))
 
 
+def comment_html(origin: RunOrigin | None) -> Markup:
+    """Return the opening comment of a scenario as HTML, with its commands and keys as code."""
+    text = str(escape((origin and origin.question) or ""))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", text))
+
+
 def _page(content: PageContent, brief: bool) -> str:
     origin, scenario = content.origin, scenario_yaml(content)
     name = f"{content.scenario}.yaml"
@@ -274,7 +280,7 @@ def _page(content: PageContent, brief: bool) -> str:
             "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             "dark": DARK_COLOURS,
             "name": content.scenario,
-            "question": (origin and origin.question) or "",
+            "question": comment_html(origin),
             "scenario": scenario,
             "file": name,
             "link": f"data:text/yaml;base64,{base64.b64encode(scenario.encode()).decode()}",

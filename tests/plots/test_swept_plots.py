@@ -457,7 +457,8 @@ def test_the_request_that_is_shown_is_one_of_all_systems(saved):
         )
     title = " ".join(request.draw(saved).get_suptitle().split())
     best = min(shown, key=lambda name: shown[name][1])
-    assert title.startswith(f"{best}: {trimmed_number(1000 / shown[best][1])} token/s for a user")
+    speed = trimmed_number(1000 / shown[best][1])
+    assert title.startswith(f"{best}: {speed} token/s in this request")
     assert f"first token after {style.duration(shown[best][0])}" in title
 
 

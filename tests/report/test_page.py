@@ -27,7 +27,7 @@ from sim.scenario.system import COLOUR_CODES
 
 HOSTILE = """\
 # Is <b>this</b> a "question"
-# & no {{ 7 * 7 }}?
+# & no {{ 7 * 7 }} for `a < b`?
 id: "</title><script>alert(1)</script>"
 model: llama-2-7b
 workload: {kind: poisson, rate: 1 request/s, requests: 3, prompt: 64 token, output: 8 token}
@@ -197,7 +197,7 @@ def test_names_of_a_scenario_are_text_and_nothing_else(hostile):
     assert len(hostile.named("script")) == 1
     assert hostile.named("img") == hostile.named("b") == []
     assert not any(key.startswith("on") for _, attrs in hostile.elements for key in attrs)
-    assert '<b>this</b> a "question" & no {{ 7 * 7 }}?' in hostile.text
+    assert '<b>this</b> a "question" & no {{ 7 * 7 }} for a < b?' in hostile.text
     assert (
         hostile.text.count("<img src=x onerror=alert(1)> $x_{$ [/b]") >= 5
     )  # tables, verdict, figures
