@@ -23,7 +23,8 @@ from sim.units import Seconds
 
 RowsOf = Callable[[int, int, Any], Iterator[Row]]
 
-TOGETHER = 128  # numbers of tokens whose times are computed together
+# Numbers of tokens whose times are computed together. Pipelines have many times for each.
+TOGETHER, TOGETHER_IN_PIPELINES = 512, 64
 
 
 class Step(NamedTuple):
@@ -68,7 +69,9 @@ class Costs(StepRows):
         self.launched: Array = self._mixing()
         self._first_layers = [float(layers[0]) for layers in self.layers]
         self._no_growth = [0.0] * len(self.kinds)
-        self.together = TOGETHER if self.elementwise else 1
+        self.together = 1
+        if self.elementwise:
+            self.together = TOGETHER if self.stages == 1 else TOGETHER_IN_PIPELINES
         self._bodies: dict[tuple[int, int, DrawnLoad], Array] = {}
         self._samplings: dict[tuple[int, int, int], Array] = {}
         self._prompt_cores: dict[tuple[int, int], list[AttentionCore]] = {}
