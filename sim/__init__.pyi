@@ -2,7 +2,8 @@ from .cost.plan import PlanError
 from .inputs.errors import ScenarioError, UserError
 from .scenario.layout import check
 from .scenario.scenario import Scenario, read
-from .studies.capacity import CapacityResult, capacity
+from .studies.capacity import capacity
+from .studies.capacity_result import CapacityResult
 from .studies.design import search_plans
 from .studies.run import Planned, Result, plan, run
 from .studies.sizing import size

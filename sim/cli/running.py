@@ -261,34 +261,34 @@ def capacity_command(
         Path | None,
         typer.Option(help="Folder for capacity.json, trials.csv and a figure of all trials."),
     ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Number of processes for the systems; default: one for each core."
+        ),
+    ] = None,
     assignments: SetOption = None,
 ) -> None:
     """Find the highest request rate (or number of users) at which each system meets the SLO."""
     from sim.results.encoding import encode_summary
     from sim.studies.capacity import capacity
     from sim.studies.design import best_plans
-    from sim.studies.load_trial import LoadTrial
 
     if requests is not None and requests < LEAST_REQUESTS:
         raise UserError(
             f"--requests: got {requests}; expected at least {LEAST_REQUESTS}; try {LEAST_REQUESTS}"
         )
     scenario = open_scenario(file, assignments)
-    trials: dict[str, list[LoadTrial]] = {name: [] for name in scenario.systems}
-
-    def keep_trial(system: str, trial: LoadTrial) -> None:
-        trials[system].append(trial)
-        print_trial(system, trial)
-
     if out:
         check_folder(out)
-    with status_line("simulating trials"):
-        scenario = search_open_plans(scenario, attainment, requests)
-        own = capacity(scenario, attainment, requests, keep_trial)
-        if out:
-            save_capacity(own, trials, out)
-        best = best_plans(scenario, attainment, requests, print_trial, own.systems) if plans else {}
-        result = own.summary({name: plan.summary for name, plan in best.items()})
+    # No status line: each trial is reported when it is over, by the process that made it.
+    own = capacity(scenario, attainment, requests, print_trial, jobs=jobs)
+    if out:
+        save_capacity(own, out)
+    best = {}
+    if plans:
+        best = best_plans(own.scenario, attainment, requests, print_trial, own.systems, jobs)
+    result = own.summary({name: plan.summary for name, plan in best.items()})
     if as_json:
         print_json(encode_summary(result))
     else:

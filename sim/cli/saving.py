@@ -1,7 +1,7 @@
 """Files that the commands write: results, figures and pages, whole or not at all."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sim.results.saving import Saved
-    from sim.studies.capacity import CapacityResult
-    from sim.studies.load_trial import LoadTrial
+    from sim.studies.capacity_result import CapacityResult
 
 FIGURE_SUFFIXES = ("png", "svg", "pdf")
 
@@ -52,16 +51,14 @@ def note_figures(names: Iterable[str], folder: Path) -> None:
     note(f"{folder}: {', '.join(names)} as {', '.join(FIGURE_SUFFIXES)}")
 
 
-def save_capacity(
-    result: "CapacityResult", trials: Mapping[str, Sequence["LoadTrial"]], folder: Path
-) -> None:
+def save_capacity(result: "CapacityResult", folder: Path) -> None:
     """Write capacity.json, the table of all trials, and the figure of attainment over load."""
     from plots import attainment
     from sim.results.encoding import encode_summary
     from sim.results.saving import write_parquet
     from sim.studies.capacity_table import trial_table
 
-    table, summary = trial_table(result, trials), result.summary()
+    table, summary = trial_table(result), result.summary()
     with write_whole(folder) as scratch:
         text = json.dumps(encode_summary(summary), indent=2, allow_nan=False) + "\n"
         (scratch / "capacity.json").write_text(text, encoding="utf-8")

@@ -4,23 +4,12 @@ capacity(sim.read("llama2-70b-lpu-vs-h100")).systems["lpu"].best.goodput  # requ
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from sim.inputs.errors import UserError
-from sim.inputs.key_paths import JsonObject, scalar_values
-from sim.results.capacity_summary import (
-    BestPlanSummary,
-    CapacityOfSystem,
-    CapacitySummary,
-    TraceScale,
-)
-from sim.results.encoding import json_object
-from sim.results.labels import format_number, percent_text
-from sim.results.summary import TokenCosts
-from sim.results.system_identity import max_goodput
+from sim.results.labels import percent_text
 from sim.results.verdict import KEEPS_UP
 from sim.scenario.layout import check
 from sim.scenario.outages import outage_times, outages_by_path
@@ -28,14 +17,19 @@ from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.scenario.sources import ScenarioSource, as_scenario, require_whole
 from sim.studies.bound import load_bound
-from sim.studies.identity import system_identity
+from sim.studies.capacity_result import CapacityResult, SystemCapacity
 from sim.studies.load_trial import LoadTrial
 from sim.studies.pool_bound import pools_point
-from sim.studies.trials import TrialSeries, first_requests, measured_rate
+from sim.studies.processes import results_of
+from sim.studies.trials import (
+    MIN_REQUESTS,
+    TrialProgress,
+    TrialSeries,
+    first_requests,
+    measured_rate,
+    no_progress,
+)
 from sim.workload.slo import SLO
-
-if TYPE_CHECKING:
-    import polars
 
 # The bisection ends at this ratio of the lowest load that is not met to the highest that is.
 BRACKET_RATIO = 1.02
@@ -44,6 +38,7 @@ DOUBLINGS = 20  # and halvings of the rate, before the search ends
 # guess is rarely farther off.
 GUESS_STEP = 1.15
 SEARCH_FROM = 0.9  # of a bound: the first load that is tried
+WORTH_JOBS = 1000  # requests of a trial; fewer take less time than the start of processes
 MOST_FILLS = 4  # users beyond this many times what the system can hold only wait
 
 
@@ -55,135 +50,13 @@ class Guess:
     least: float = 0.0
 
 
-@dataclass(frozen=True, eq=False)
-class SystemCapacity:
-    """The capacity of one system: the highest load that is met, and the lowest that is not.
-
-    best: None if no load is met; `reason` then says why.
-    above: None if no load is too high; `reason` then says why.
-    time_scale: of a trace, for the best load; None for other workloads.
-    """
-
-    series: TrialSeries
-    best: LoadTrial | None
-    above: LoadTrial | None
-    reason: str = ""
-    time_scale: float | None = None
-
-    @property
-    def members(self) -> dict[str, Member]:
-        """The members of the system, laid out."""
-        return self.series.members
-
-    @property
-    def trials(self) -> int:
-        """The number of trials."""
-        return self.series.trials
-
-    @property
-    def requests(self) -> int:
-        """The requests of a trial; in a closed loop, of the trial with the most."""
-        return self.series.most_requests
-
-    @cached_property
-    def costs(self) -> TokenCosts:
-        """Joules and dollars of the best trial, and its busy share. The trial is served again."""
-        return self.series.costs(self.best) if self.best else TokenCosts()
-
-
-@dataclass(frozen=True, eq=False)
-class CapacityResult:
-    """The capacity of every system of a scenario, for a share of requests that meet the SLO."""
-
-    scenario: Scenario
-    attainment: float
-    systems: dict[str, SystemCapacity]
-
-    def __repr__(self) -> str:
-        """Return the scenario, and the highest load of each system."""
-        systems = ", ".join(
-            f"{name} {format_number(s.best.goodput) if s.best else 'none'}"
-            for name, s in self.systems.items()
-        )
-        unit = "users" if self.scenario.workload.load_kind == "users" else "request/s"
-        return f"<CapacityResult of {self.scenario.id} [{unit}]: {systems}>"
-
-    @property
-    def table(self) -> "polars.DataFrame":
-        """A row for each system: highest load, attainment, speed, J and $ there."""
-        import polars
-
-        keys = {"max_goodput_rate": float, "max_goodput_users": int, "attainment": float}
-        keys |= {"output_throughput": float, "chips": int, "binds": str, "reason": str}
-        keys |= {"busy_share": float, "energy.joules_per_token": float}
-        keys |= {"economics.usd_per_mtok": float}
-        rows = []
-        for name, system in self.summary().systems.items():
-            values = scalar_values(json_object(system))
-            row = {"scenario": self.scenario.id, "seed": self.scenario.seed, "system": name}
-            rows.append(row | {key: values.get(key) for key in keys})
-        types = {"scenario": str, "seed": int, "system": str} | keys
-        return polars.DataFrame(rows, schema=types, strict=False)
-
-    def as_json(self) -> JsonObject:
-        """Return the data of `capacity --json`."""
-        return json_object(self.summary())
-
-    def summary(self, best: Mapping[str, BestPlanSummary] | None = None) -> CapacitySummary:
-        """Return the typed capacities. best: the best plans by system; None without a search."""
-        slo = self.scenario.slo
-        kinds = {
-            name: _limits_in_ms(own or slo) for name, own in self.scenario.workload.slos.items()
-        }
-        return CapacitySummary(
-            scenario=self.scenario.id,
-            seed=self.scenario.seed,
-            slo=_limits_in_ms(slo),
-            kinds=kinds or None,
-            attainment=self.attainment,
-            systems={
-                name: replace(self._of_system(name), best=(best or {}).get(name))
-                for name in self.systems
-            },
-        )
-
-    def _of_system(self, name: str) -> CapacityOfSystem:
-        """Return the typed capacity of one system."""
-        workload, system = self.scenario.workload, self.systems[name]
-        best, above = system.best, system.above
-        return CapacityOfSystem(
-            identity=system_identity(self.scenario, name, system.members),
-            most=max_goodput(
-                best.goodput if best else 0.0,
-                workload.load_kind == "users",
-                sum(member.chips for member in system.members.values()),
-            ),
-            trace=TraceScale(system.time_scale) if workload.is_recorded else None,
-            attainment=best.attainment if best else None,
-            kinds=best.summary.kinds if best else None,
-            sessions=best.goodput / workload.turns_of_load if best and workload.chained else None,
-            verdict=best.verdict if best else None,
-            output_throughput=best.output_throughput if best else None,
-            binds=above.binds(self.attainment) if above else None,
-            above=above.summary if above else None,
-            trials=system.trials,
-            requests=system.requests,
-            reason=system.reason,
-            costs=system.costs,
-        )
-
-
-def _limits_in_ms(slo: SLO | None) -> dict[str, float]:
-    """Return the limits of an SLO by name [ms]."""
-    return {f"{name}_ms": 1000 * limit for name, limit in slo.limits.items()} if slo else {}
-
-
 def capacity(
     scenario: ScenarioSource,
     attainment: float | None = None,
     requests: int | None = None,
-    progress: Callable[[str, LoadTrial], None] = lambda system, trial: None,
+    progress: TrialProgress = no_progress,
     guess: Guess | None = None,
+    jobs: int | None = 1,
     **changes: object,
 ) -> CapacityResult:
     """Return the highest load that each system meets, to 2 %.
@@ -208,11 +81,15 @@ def capacity(
 
     * the scenario's
     * 2,000
-    * ten times what the system can hold concurrently
+    * ten times what the system can hold concurrently; in a closed loop, ten times its users
     * what arrives in 50 times the limit of TTFT (or of E2EL, if that is less)
 
     A trace has all its requests in a trial.
     guess: where to begin.  None means 0.9 of the bound (`studies.bound`).
+    progress: called with a system and each of its trials, in the process that makes the trial.
+    jobs: processes, each of which searches one system after another; the result is the same for
+    any number.  None means one for each core, if a trial has 1,000 requests or more.  With several
+    of them, a script begins its own work under `if __name__ == "__main__":`.
     Joules and dollars are those of the counted part of the best trial: see
     `sim.studies.accounts.token_costs`.
 
@@ -226,15 +103,31 @@ def capacity(
     share = (scenario.slo or SLO()).share if attainment is None else attainment
     if requests is not None:
         require_whole("requests", requests, 1)
+    jobs = processes_for(jobs, requests)
     _check_capacity(scenario, share)
-    scenario = search_plans(scenario, attainment, requests, progress)
+    scenario = search_plans(scenario, attainment, requests, progress, jobs=jobs)
     slo = scenario.slo or SLO()  # each kind of requests may have its own
-    systems = {}
-    for name, members in check(scenario).items():
-        series = TrialSeries(scenario, slo, name, members, share, requests, progress)
-        start = guess or _guess_from_bound(scenario, members)
-        systems[name] = _system_capacity(series, start)
-    return CapacityResult(scenario, share, systems)
+    searches = {
+        name: (
+            TrialSeries(scenario, slo, name, members, share, requests, progress),
+            guess or _guess_from_bound(scenario, members),
+        )
+        for name, members in check(scenario).items()
+    }
+    found = results_of(_costed_capacity if jobs > 1 else _system_capacity, searches, jobs)
+    return CapacityResult(scenario, share, found)
+
+
+def processes_for(jobs: int | None, requests: int | None) -> int:
+    """Return the number of processes of a search; None is one for each core if they are worth it.
+
+    requests: of a trial; None lets the system decide.
+    Raises: UserError if it is not a whole number.
+    """
+    if jobs is not None:
+        require_whole("jobs", jobs, 1)
+        return jobs
+    return (os.cpu_count() or 1) if (requests or MIN_REQUESTS) >= WORTH_JOBS else 1
 
 
 def load_to_beat(trial: LoadTrial) -> float:
@@ -283,8 +176,17 @@ def _guess_from_bound(scenario: Scenario, members: Mapping[str, Member]) -> Gues
     return Guess(SEARCH_FROM * bound) if bound else None
 
 
-def _system_capacity(series: TrialSeries, guess: Guess | None) -> SystemCapacity:
+def _costed_capacity(search: tuple[TrialSeries, Guess | None]) -> SystemCapacity:
+    """Return the capacity of one system, with the costs, which take another trial."""
+    found = _system_capacity(search)
+    _ = found.costs  # kept, so that the process that waits for it need not serve the trial
+    found.series.last_met = None  # as large as the trial
+    return found
+
+
+def _system_capacity(search: tuple[TrialSeries, Guess | None]) -> SystemCapacity:
     """Return the capacity of one system."""
+    series, guess = search
     workload = series.scenario.workload
     closed = workload.load_kind == "users"
     start, least, most = _search_span(series, guess)
@@ -292,10 +194,13 @@ def _system_capacity(series: TrialSeries, guess: Guess | None) -> SystemCapacity
     # less, so single requests need no trial.
     known = guess is not None and guess.least > 0
     best = above = None
-    reason = "" if known else series.unloaded_miss(series.requests_at(start))
+    # Single requests take as long as a trial. If a first trial meets its load, they meet the SLO.
+    first = series.run_trial(start) if guess else None
+    met = first is not None and first.met(series.share)
+    reason = "" if known or met else series.unloaded_miss(series.requests_at(start))
     if not reason:
         step = GUESS_STEP if guess else 2.0
-        best, above = _bracket(series, start, (least, most), step, whole=closed)
+        best, above = _bracket(series, first or series.run_trial(start), (least, most), step)
         if best and above:
             best, above = _bisect(series, best, above, whole=closed)
         elif best:
@@ -352,19 +257,19 @@ def _search_span(series: TrialSeries, guess: Guess | None) -> tuple[float, float
 
 
 def _bracket(
-    series: TrialSeries, start: float, span: tuple[float, float], step: float, whole: bool
+    series: TrialSeries, trial: LoadTrial, span: tuple[float, float], step: float
 ) -> tuple[LoadTrial | None, LoadTrial | None]:
     """Return a trial whose load is met, and one at a higher load that is not.
 
+    trial: the first one.
     The load is multiplied (or divided) by `step`, then by its square, and then by 2.
     None if no load of the span, from its least to its most, is met, or is not. A trace too short to
     tell ends the search at the load of single requests.
-    whole: whether loads are whole numbers.
     """
     best = above = None
-    load, (least, most) = start, span
+    load, (least, most), whole = trial.load, span, trial.closed
     while (best is None or above is None) and least <= load <= most:
-        trial = series.run_trial(load)
+        trial = trial if load == trial.load else series.run_trial(load)
         if trial.met(series.share):
             higher = max(load + 1, float(round(load * step))) if whole else load * step
             best, load = trial, min(higher, most) if load < most else higher

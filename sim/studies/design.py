@@ -7,9 +7,10 @@ Bounds (`studies.bound`) decide which plans are simulated.  A plan is simulated 
 than the highest load so far.  Its own capacity is searched only if it meets that load.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, PlanError, PlanSearch, RivalPlan
@@ -24,15 +25,9 @@ from sim.scenario.scenario import Scenario
 from sim.scenario.sources import ScenarioSource, as_scenario
 from sim.scenario.system import System
 from sim.studies.bound import load_bound, near_best
-from sim.studies.capacity import (
-    SEARCH_FROM,
-    Guess,
-    SystemCapacity,
-    capacity,
-    load_to_beat,
-)
+from sim.studies.capacity import SEARCH_FROM, Guess, capacity, load_to_beat, processes_for
+from sim.studies.capacity_result import SystemCapacity
 from sim.studies.identity import ffn_pool
-from sim.studies.load_trial import LoadTrial
 from sim.studies.pool_budget import alone_with, ordinary_system
 from sim.studies.pool_sizes import (
     CapacitySearch,
@@ -42,41 +37,32 @@ from sim.studies.pool_sizes import (
     ranked_sizes,
 )
 from sim.studies.pool_split import Splits, best_split, open_splits, opened
-
-TrialProgress = Callable[[str, LoadTrial], None]  # system, trial
-
-
-def _no_progress(system: str, trial: LoadTrial) -> None:
-    """Report no progress."""
+from sim.studies.processes import results_of
+from sim.studies.trials import TrialProgress, no_progress
 
 
 def search_plans(
     scenario: ScenarioSource,
     attainment: float | None = None,
     requests: int | None = None,
-    progress: TrialProgress = _no_progress,
+    progress: TrialProgress = no_progress,
     systems: Iterable[str] | None = None,
+    jobs: int | None = 1,
 ) -> Scenario:
     """Return the scenario with degrees and copies of pools in place of every `search: capacity`.
 
     scenario: a path, a name of the catalogue, a mapping or a scenario.
     `searches` of the result says how they were found.  Without open plans, the result is the
     scenario itself.
-    attainment: as in `capacity`.
+    attainment, jobs: as in `capacity`. Sizes of pools are searched here, whatever the jobs.
     systems: systems to search in, and those of pools; None means all.
     Raises: PlanError if no plan of a system fits or meets the SLO; otherwise as `read`.
     """
     scenario = as_scenario(scenario)
-    for name in _open_plans(scenario, systems):
-        search = _capacity_search(name, attainment, requests, progress)
-        best = best_plan(_single_system(scenario, name), name, search)
-        if best.capacity.best is None:
-            raise PlanError(
-                f"{scenario.where(name)}.plan.search: got capacity, and the SLO is met by none of"
-                f" {best.search.simulated} plans: {best.capacity.reason};"
-                " expected one that meets it; try a looser slo, or search: speed"
-            )
-        scenario = scenario.with_searched(name, {"plan": best.plan}, best.search)
+    plan_of = partial(_searched_plan, scenario, attainment, requests, progress)
+    names = {name: name for name in _open_plans(scenario, systems)}
+    for name, found in results_of(plan_of, names, processes_for(jobs, requests)).items():
+        scenario = scenario.with_searched(name, {"plan": found[0]}, found[1])
     for name in open_sizes(scenario, None if systems is None else set(systems)):
         search = _capacity_search(name, attainment, requests, progress)
         copies, how = best_sizes(scenario, name, search)
@@ -87,6 +73,28 @@ def search_plans(
         how = replace(how, rival=_rival(scenario, name, search))
         scenario = scenario.with_searched(name, _pools_of(split), how)
     return scenario
+
+
+def _searched_plan(
+    scenario: Scenario,
+    attainment: float | None,
+    requests: int | None,
+    progress: TrialProgress,
+    name: str,
+) -> tuple[Plan, PlanSearch]:
+    """Return the plan of the highest goodput of a system, and how it was found.
+
+    Raises: PlanError if no plan fits or meets the SLO.
+    """
+    search = _capacity_search(name, attainment, requests, progress)
+    best = best_plan(_single_system(scenario, name), name, search)
+    if best.capacity.best is None:
+        raise PlanError(
+            f"{scenario.where(name)}.plan.search: got capacity, and the SLO is met by none of"
+            f" {best.search.simulated} plans: {best.capacity.reason};"
+            " expected one that meets it; try a looser slo, or search: speed"
+        )
+    return best.plan, best.search
 
 
 def bound_plans(scenario: Scenario) -> Scenario:
@@ -202,8 +210,9 @@ def best_plans(
     scenario: Scenario,
     attainment: float | None,
     requests: int | None = None,
-    progress: TrialProgress = _no_progress,
+    progress: TrialProgress = no_progress,
     own: Mapping[str, SystemCapacity] | None = None,
+    jobs: int | None = 1,
 ) -> dict[str, BestPlan]:
     """Return for each plain system the plan of its chips with the highest goodput in the SLO.
 
@@ -211,21 +220,38 @@ def best_plans(
     of chips are the system's own.  Attention and FFN pools of one kind of chip may have other
     sizes, and another number of micro-batches.
     own: capacities of the systems with their own plans, which are not simulated again; or None.
+    jobs: as in `capacity`.
     Left out: fleets, whose members are searched alone; systems whose plan was searched already;
     plans that leave chips unused.
     Raises: UserError if there is no SLO or no load to vary; PlanError if no plan of a system fits.
     """
-    best: dict[str, BestPlan] = {}
-    for name, system in scenario.systems.items():
-        if name in scenario.searches or not isinstance(system, System | AttentionFfn):
-            continue
-        search = _capacity_search(name, attainment, requests, progress)
-        known = own[name] if own else None
-        if isinstance(system, AttentionFfn):
-            best |= _best_split_of(scenario, name, system, search, known)
-        else:
-            best[name] = best_plan(_single_system(scenario, name), name, search, known)
-    return best
+    known = {
+        name: (name, own[name] if own else None)
+        for name, system in scenario.systems.items()
+        if name not in scenario.searches and isinstance(system, System | AttentionFfn)
+    }
+    search = partial(_best_of, scenario, attainment, requests, progress)
+    found = results_of(search, known, processes_for(jobs, requests))
+    return {name: best for name, best in found.items() if best}
+
+
+def _best_of(
+    scenario: Scenario,
+    attainment: float | None,
+    requests: int | None,
+    progress: TrialProgress,
+    known: tuple[str, SystemCapacity | None],
+) -> BestPlan | None:
+    """Return the best plan of a system; None if no split of its pools meets the SLO.
+
+    known: its name, and its capacity with its own plan.
+    """
+    name, own = known
+    system = scenario.systems[name]
+    search = _capacity_search(name, attainment, requests, progress)
+    if isinstance(system, AttentionFfn):
+        return _best_split_of(scenario, name, system, search, own)
+    return best_plan(_single_system(scenario, name), name, search, own)
 
 
 def _best_split_of(
@@ -234,8 +260,8 @@ def _best_split_of(
     system: AttentionFfn,
     search_capacity: CapacitySearch,
     own: SystemCapacity | None,
-) -> dict[str, BestPlan]:
-    """Return the best split of the chips of two pools; nothing if none meets the SLO.
+) -> BestPlan | None:
+    """Return the best split of the chips of two pools; None if none meets the SLO.
 
     own: the capacity with the pools as they are; None if it is not known.
     """
@@ -247,9 +273,9 @@ def _best_split_of(
     if own and highest_goodput(own) >= how.load:
         split, how, best = system, replace(how, load=highest_goodput(own)), own
     if best is None or best.best is None:
-        return {}
+        return None
     users = scenario.workload.load_kind == "users"
-    return {name: BestPlan(split.attention.plan, best, how, users)}
+    return BestPlan(split.attention.plan, best, how, users)
 
 
 def best_plan(

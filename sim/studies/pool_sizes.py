@@ -15,7 +15,8 @@ from sim.scenario.layout import deploy_members
 from sim.scenario.pools import POOLS, PoolCopies, Pools
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
-from sim.studies.capacity import SEARCH_FROM, Guess, SystemCapacity, load_to_beat
+from sim.studies.capacity import SEARCH_FROM, Guess, load_to_beat
+from sim.studies.capacity_result import SystemCapacity
 from sim.studies.pool_bound import pools_point
 
 MOST_SIZES = 5  # that are simulated: those with the highest bounds

@@ -31,7 +31,7 @@ from sim.studies.bound import (
     loop_of,
     near_best,
 )
-from sim.studies.capacity import SystemCapacity
+from sim.studies.capacity_result import SystemCapacity
 from sim.studies.pool_budget import Budget, alone_with, budget_of
 from sim.studies.pool_sizes import CapacitySearch, best_near, highest_goodput
 from sim.workload.slo import SLO

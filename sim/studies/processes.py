@@ -5,11 +5,13 @@ dict(on_processes(math.sqrt, {"a": 4.0, "b": 9.0}, jobs=2))  # {'a': 2.0, 'b': 3
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import TypeVar
 
 from sim.inputs.errors import UserError
@@ -52,6 +54,42 @@ def on_processes(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def results_of(function: Callable[[A], R], arguments: Mapping[K, A], jobs: int) -> dict[K, R]:
+    """Return the result of each call, in order of the arguments, for any number of jobs.
+
+    Calls are made here if they cannot be pickled. An example is a scenario with a policy of its
+    user.
+    Raises: the UserError of the first call that has one.
+    """
+    if min(jobs, len(arguments)) <= 1 or not _can_be_pickled((function, arguments)):
+        return {key: function(argument) for key, argument in arguments.items()}
+    ended = dict(on_processes(partial(_result_or_error, function), arguments, jobs))
+    results = {}
+    for key in arguments:
+        result = ended[key]
+        if isinstance(result, UserError):
+            raise result
+        results[key] = result
+    return results
+
+
+def _can_be_pickled(value: object) -> bool:
+    """Return whether another process can get a value."""
+    try:
+        pickle.dumps(value)
+    except Exception:  # whatever the classes of a user raise
+        return False
+    return True
+
+
+def _result_or_error(function: Callable[[A], R], argument: A) -> R | UserError:
+    """Return the result of a call, or the error of the user that it raises."""
+    try:
+        return function(argument)
+    except UserError as error:
+        return error
 
 
 def _follow_parent() -> None:

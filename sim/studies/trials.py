@@ -5,7 +5,7 @@ series.run_trial(2.0).attainment  # share of the requests that meet the SLO at 2
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,13 @@ MAX_REQUESTS = 200_000  # of a trial, if only `WAITS` needs more
 WARM_UP = 10  # the first one in this many requests is not counted
 
 
+TrialProgress = Callable[[str, LoadTrial], None]  # system, trial
+
+
+def no_progress(system: str, trial: LoadTrial) -> None:
+    """Report no progress."""
+
+
 @dataclass(eq=False)
 class TrialSeries:
     """A series of trials of one system at different loads, with the same requests.
@@ -45,6 +52,8 @@ class TrialSeries:
     share: share of the requests that must meet the SLO.
     fixed_requests: requests of every trial; None lets the load decide.
     trials, most_requests: trials so far, and the most requests of one.
+    tried: the trials at a load, in their order.
+    last_met: the last trial whose load was met, with its rows; None if they count no part.
     """
 
     scenario: Scenario
@@ -53,9 +62,11 @@ class TrialSeries:
     members: dict[str, Member]
     share: float
     fixed_requests: int | None
-    progress: Callable[[str, LoadTrial], None]
+    progress: TrialProgress = no_progress
     trials: int = 0
     most_requests: int = 0
+    tried: list[LoadTrial] = field(default_factory=list)
+    last_met: tuple[LoadTrial, Rows] | None = None
 
     @property
     def max_concurrent(self) -> int:
@@ -83,9 +94,11 @@ class TrialSeries:
         if workload.is_recorded:
             batch = first_requests(workload.draw(seed), self.fixed_requests)
             return replace(batch, arrival=batch.arrival * (measured_rate(batch) / load))
-        n = self.fixed_requests or max(workload.size, MIN_REQUESTS, FILLS * self.max_concurrent)
-        if workload.load_kind == "users":
-            return workload.scaled(load, max(n, FILLS * round(load))).draw(seed)
+        least = max(workload.size, MIN_REQUESTS)
+        if workload.load_kind == "users":  # the system holds no more requests than there are users
+            n = max(self.fixed_requests or least, FILLS * round(load))
+            return workload.scaled(load, n).draw(seed)
+        n = self.fixed_requests or max(least, FILLS * self.max_concurrent)
         slos = [own or self.slo for own in workload.slos.values()] or [self.slo]
         wait = max(
             min((limit for limit in (slo.ttft, slo.e2el) if limit is not None), default=0.0)
@@ -101,7 +114,8 @@ class TrialSeries:
 
     def run_trial(self, load: float) -> LoadTrial:
         """Return the result of a run at a load, and report it."""
-        rows = self._serve(self.requests_at(load))
+        requests = self.requests_at(load)
+        rows = self._serve(requests, counted_arrivals(requests))
         n = len(rows.arrival)
         self.most_requests = max(self.most_requests, n)
         start, end = counted_span(rows)
@@ -139,6 +153,9 @@ class TrialSeries:
             kinds=kinds,
             recorded=self.scenario.workload.is_recorded,
         )
+        self.tried.append(trial)
+        if trial.met(self.share):  # its costs may be asked for
+            self.last_met = (trial, rows) if rows.span else None
         self.progress(self.name, trial)
         return trial
 
@@ -196,21 +213,47 @@ class TrialSeries:
     def costs(self, trial: LoadTrial) -> TokenCosts:
         """Return the joules and dollars of the counted part of a trial, as `run` has them.
 
-        The trial is served once more.
+        The trial is served once more, unless it was the last one that was met.
         """
         begin, end = trial.counted
         if end <= begin:
             return TokenCosts()
-        scenario = self.scenario.model_copy(update={"measure": Measure(window=trial.counted)})
-        rows = serve_requests(scenario, self.name, self.members, self.requests_at(trial.load))
+        scenario = self._counting(trial.counted)
+        if self.last_met and self.last_met[0] is trial:
+            rows = self.last_met[1]
+        else:
+            rows = serve_requests(scenario, self.name, self.members, self.requests_at(trial.load))
         available = availability_metrics(scenario, self.name, self.members, rows)
         works = available.availability if available else 1.0
         return token_costs(scenario, self.members, rows, works)
 
-    def _serve(self, requests: RequestBatch) -> Rows:
-        """Return the rows of one more trial."""
+    def _counting(self, window: tuple[Seconds, Seconds] | None) -> Scenario:
+        """Return the scenario that counts the work of a part of the run; None counts none."""
+        measure = Measure(window=window) if window else None
+        return self.scenario.model_copy(update={"measure": measure})
+
+    def _serve(
+        self, requests: RequestBatch, counted: tuple[Seconds, Seconds] | None = None
+    ) -> Rows:
+        """Return the rows of one more trial.
+
+        counted: start and end of the part whose work counts [s]; None for no part.
+        """
         self.trials += 1
-        return serve_requests(self.scenario, self.name, self.members, requests)
+        return serve_requests(self._counting(counted), self.name, self.members, requests)
+
+
+def counted_arrivals(requests: RequestBatch) -> tuple[Seconds, Seconds] | None:
+    """Return start and end of the counted part of a trial before it is served [s].
+
+    None if arrivals depend on answers, or if all requests come together.
+    """
+    depends = requests.users is not None or requests.after is not None
+    if depends or requests.most_in_flight is not None:
+        return None
+    arrival = requests.arrival
+    start, end = float(arrival[len(arrival) // WARM_UP]), float(arrival[-1])
+    return (start, end) if end > start else None
 
 
 def counted_span(rows: Rows) -> tuple[Seconds, Seconds]:

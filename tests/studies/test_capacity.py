@@ -18,6 +18,7 @@ from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.studies.bound import load_bound
 from sim.studies.capacity import BRACKET_RATIO, capacity
+from sim.studies.processes import results_of
 from sim.studies.run import run
 from sim.studies.trials import TrialSeries
 from sim.units import YEAR
@@ -209,7 +210,7 @@ def test_the_reason_says_by_how_much_a_single_request_misses_a_limit(make_scenar
     found = capacity(make_scenario(SLO(ttft=service / 2, e2el=10 * service))).as_json()["systems"][
         "one"
     ]
-    assert (found["max_goodput_rate"], found["trials"], found["binds"]) == (0, 1, None)
+    assert (found["max_goodput_rate"], found["trials"], found["binds"]) == (0, 2, None)
     allowed = f"{1000 * (service / 2):g} ms allowed"
     assert found["reason"].startswith(
         "even alone, 0 % of the requests meet the SLO; expected 90 %: ttft is "
@@ -478,3 +479,40 @@ def test_a_capacity_meets_the_percentile_of_the_slo():
     assert result.attainment == 0.98
     assert result.systems["h100"].best.attainment >= 0.98
     assert capacity(scenario, 0.5, requests=100).attainment == 0.5
+
+
+def test_the_capacity_is_the_same_for_any_number_of_processes(make_scenario, service):
+    """Also the costs, which the processes compute, and the trials."""
+    slo = SLO(ttft=3.5 * service)
+    scenario = make_scenario(slo)
+    both = {"two": make_scenario(slo, replicas=2).systems["one"], "one": scenario.systems["one"]}
+    scenario = scenario.model_copy(update={"systems": both})
+    alone, beside = (capacity(scenario, requests=300, jobs=jobs) for jobs in (1, 2))
+    assert beside.as_json() == alone.as_json()
+    assert list(beside.systems) == ["two", "one"]
+    for name, system in alone.systems.items():
+        assert beside.systems[name].series.tried == system.series.tried
+        assert beside.systems[name].series is not system.series
+
+
+def test_a_search_of_code_that_cannot_be_pickled_is_made_here():
+    reported = []
+    found = results_of(lambda n: reported.append(n) or n + 1, {"b": 1, "a": 2}, jobs=2)
+    assert (found, reported) == ({"b": 2, "a": 3}, [1, 2])
+
+
+def test_the_costs_of_the_best_trial_need_no_other_trial(make_scenario, service):
+    found = capacity(make_scenario(SLO(ttft=3.5 * service)), requests=300).systems["one"]
+    kept = found.costs
+    found.series.last_met = None
+    assert found.series.costs(found.best) == kept
+
+
+def test_a_closed_loop_has_ten_requests_of_each_user_whatever_the_system_holds(
+    make_scenario, monkeypatch
+):
+    monkeypatch.setattr(TrialSeries, "max_concurrent", 1000)
+    closed = ClosedLoop(users=1, requests=10, prompt=PROMPT, output=ANSWER)
+    scenario = make_scenario(SLO(ttft=1.0), closed)
+    series = TrialSeries(scenario, scenario.slo, "one", check(scenario)["one"], 0.9, None)
+    assert [len(series.requests_at(users).prompt) for users in (1, 200, 300)] == [2000, 2000, 3000]
