@@ -105,7 +105,7 @@ class Sides(NamedTuple):
 
     @property
     def unhidden(self) -> Seconds:
-        """What the longer side does not hide of the shorter one."""
+        """The part of the shorter side that the longer one does not hide."""
         if not self.exposed:
             return 0.0
         seconds: Seconds = self.exposed * np.minimum(self.compute, self.memory)
