@@ -10,7 +10,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from sim.hardware.chip import Chip, Precision
-from sim.hardware.kernels import FP8_BLOCK, Kernels, KernelsField, NamedKernel, kernel_precision
+from sim.hardware.kernels import (
+    FP8_BLOCK,
+    Kernels,
+    KernelsField,
+    NamedKernel,
+    Share,
+    kernel_precision,
+)
 from sim.hardware.topology import AllReduce
 from sim.inputs.errors import error_at_path
 from sim.inputs.fields import FromCatalogue
@@ -21,7 +28,6 @@ SPEED_OF_LIGHT = "speed of light, no engine known"  # no number of the engine wa
 EXTRAPOLATED = "extrapolated"  # the engine was measured on other chips
 NetworkMode = Literal["dynamic", "scheduled"]
 Sigma = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 # A step may reach somewhat more than kernels that were timed alone: one starts while another ends.
 Efficiency = Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)]
 

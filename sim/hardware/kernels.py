@@ -56,8 +56,8 @@ class MultiplyKernel(Value):
     )
     in_steps: bool = Field(
         default=False,
-        description="Whether both shares hold for whole steps; the engine's factors then do "
-        "not count.",
+        description="Whether both shares hold for whole steps; the engine's factors and "
+        "`exposed` then do not count.",
     )
 
 
@@ -162,7 +162,7 @@ class NamedKernel(NamedTuple):
     """A kernel, and its key in the file, such as 'multiplies.hopper.fp8'.
 
     fixed: its fixed time, or that of the 16-bit kernel; fixed_key: of the kernel that has it.
-    exposed: the file's.
+    exposed: the file's; 0 if the kernel's shares hold for whole steps.
     """
 
     key: str
@@ -259,7 +259,8 @@ class Kernels(Sourced):
             precision = STAND_INS.get(precision, SIXTEEN)
         timed = SIXTEEN if fused else precision
         keys = [f"multiplies.{generation}.{name}" for name in (precision, timed)]
-        return NamedKernel(keys[0], known[precision], known[timed].fixed, keys[1], self.exposed)
+        exposed = 0.0 if known[precision].in_steps else self.exposed
+        return NamedKernel(keys[0], known[precision], known[timed].fixed, keys[1], exposed)
 
 
 def expert_precision(weights: str, bits: float, activations: str) -> str:

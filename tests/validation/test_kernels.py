@@ -314,3 +314,10 @@ def test_what_a_longer_side_does_not_hide_is_a_row_of_its_own(make_deployment, t
     for row in rows:
         assert sum(cause.seconds for cause in row.causes()) == pytest.approx(row.seconds)
     assert {row.ideal for row in unhidden} == {0.0}
+
+
+def test_shares_of_whole_steps_hide_the_shorter_side():
+    kernels = read_value(catalogue_names("kernels")["vllm"], Kernels)
+    kernels = kernels.model_copy(update={"exposed": 0.25})
+    named = {name: kernels.multiply(name, "bf16") for name in ("hopper", "ada-geforce")}
+    assert [(n.kernel.in_steps, n.exposed) for n in named.values()] == [(False, 0.25), (True, 0.0)]
