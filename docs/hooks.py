@@ -149,7 +149,7 @@ CELL = re.compile(r"^# %%( \[markdown\])?\n(.*?)(?=^# %%|\Z)", re.DOTALL | re.MU
 def notebook_page(name: str, source: str) -> str:
     """Return a page of a notebook, with what each cell prints below it.
 
-    source: cells of Python, parted by `# %%`; texts follow `# %% [markdown]` as comments.
+    source: cells of Python, separated by `# %%`; texts follow `# %% [markdown]` as comments.
     """
     parts, names = [], {"__name__": name}
     for cell in CELL.finditer(source):

@@ -58,8 +58,8 @@ def save(figure: Figure, path: Path) -> None:
 def title(figure: Figure, finding: str, key_rows: int = 0) -> None:
     """Write the finding over the whole width, and leave room for a key of `key_rows` rows below.
 
-    A title has at most two lines. Clauses that do not fit are left out from the end; they are
-    parted by '; '. With many rows in the key the figure grows, so that the axes keep their height.
+    A title has at most two lines. Clauses, separated by '; ', are left out from the end if they do
+    not fit. With many rows in the key the figure grows, so that the axes keep their height.
     A figure gets its title last, so the ticks of its linear axes get commas here, too.
     """
     for axes in figure.axes:

@@ -85,3 +85,16 @@ EXAMPLES = [
 @pytest.mark.parametrize("module", EXAMPLES)
 def test_examples_of_docstrings_are_true(module):
     assert not doctest.testmod(importlib.import_module(module)).failed
+
+
+def test_contributing_names_every_package():
+    """The map has a row for each package, and names modules that are there."""
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("| package |")[2]
+    rows = [line.split("|")[1::2] for line in table.partition("\n\n")[0].splitlines()[2:]]
+    named = [re.findall(r"`(\w+)`", packages) for packages, _ in rows]
+    ours = {path.parent.name for path in (ROOT / "sim").glob("*/__init__.py")}
+    assert {name for names in named for name in names} == ours | {"plots", "units"}
+    for names, (_, modules) in zip(named, rows, strict=True):
+        for module in re.findall(r"`(\w+\.py)`", modules):
+            folders = [ROOT / "sim" / name for name in names] + [ROOT / "sim", ROOT / "plots"]
+            assert any((folder / module).exists() for folder in folders), module

@@ -16,7 +16,7 @@ from sim.units import Seconds
 
 
 class LastArrival(Event):
-    """The last of several arrivals, whose times are known before.
+    """The last of several arrivals, whose times are known in advance.
 
     The time of an arrival is known as soon as its message takes its last cable. With an event for
     each arrival, a simulation would take longer.

@@ -156,7 +156,7 @@ class Network:
         return self._paths[a, b]
 
     def _living_path(self, a: int, b: int) -> list[tuple[Segment, float]]:
-        """Return `path`, which is kept because several collectives use it."""
+        """Return a new result of `path`, which keeps it for other collectives."""
         speeds, segments = self.speeds, []
         if not speeds:
             return [(segment, 1.0) for segment in self.topology.segments(a, b)]

@@ -298,11 +298,13 @@ class AttentionFfnMachine:
         if more:
             arrived = partial(self.attend, step, batch, layer + 1)
         message = HiddenStates(self.back, self.ffn.size, receivers, seconds, arrived)
-        done = partial(self.delayed, ops.beside, message.send) if ops.beside else message.send
+        done = (
+            partial(self.delayed, ops.overlapped, message.send) if ops.overlapped else message.send
+        )
         self.ffn.enter(ops.stage, PoolVisit(script, done, visit_label(batch, layer)))
 
     def delayed(self, delay: Seconds, done: Done, chip: int) -> None:
-        """Report that a chip has ended a visit when its last exchange is over, too."""
+        """Report the end of a chip's visit after its last exchange."""
         Timeout(self.env, delay).callbacks.append(lambda _: done(chip))
 
     def returned(self, step: StepOfVisits, _: Event) -> None:

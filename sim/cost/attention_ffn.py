@@ -41,7 +41,7 @@ class AttentionFfnCosts(Costs):
     pool. They count once a step, before and after all layers. With drafts, a step is cut between
     sequences: all tokens of a sequence are in one micro-batch.
     The collectives of the FFN pool are between its chips' computing for one micro-batch. Its
-    engine's `overlap` is the share of them that runs beside the computing for another one.
+    engine's `overlap` is the share of them that runs while the chips compute another one.
     ffn: the costs of the FFN part of the model on its pool.
 
     Left out: overlap of a layer with a neighbour of another kind, and of a step with the next one.
@@ -138,9 +138,9 @@ class AttentionFfnCosts(Costs):
             for row in self.ffn.layer_rows(pair[1], part.tokens):
                 causes = partial(ffn_causes, row)
                 yield row._replace(repeats=np.array([counts.ffn * passes]), causes=causes)
-            if times.beside:
-                row = self.ffn.row_beside(pair[1], part.tokens)
-                yield row._replace(repeats=np.array([counts.beside * passes]))
+            if times.overlapped:
+                row = self.ffn.overlapped_row(pair[1], part.tokens)
+                yield row._replace(repeats=np.array([counts.overlapped * passes]))
             yield from _link_rows(self.transfer, times, counts)
 
     def micro_batch(self, work: Work) -> tuple[int, Work]:
@@ -214,7 +214,7 @@ class AttentionFfnCosts(Costs):
             passes * busy,
             back,
             *ways,
-            beside=passes * self.ffn.row_beside(ffn, tokens).seconds,
+            overlapped=passes * self.ffn.overlapped_row(ffn, tokens).seconds,
         )
 
     def attention_rows(self, block: Block, work: Work) -> Iterator[Row]:

@@ -73,7 +73,7 @@ def multiply_causes(
 def unhidden_causes(
     layout: Layout, multiply: Multiply, tokens: float, sides: Sides
 ) -> tuple[Cause, ...]:
-    """Return the cause of what the longer side of a multiply does not hide of the shorter one."""
+    """Return the cause of the part of a multiply's shorter side that is not hidden."""
     cause = _side_cause(layout, multiply, tokens, sides, sides.compute < sides.memory)
     return (
         cause._replace(
@@ -195,10 +195,12 @@ def ffn_causes(row: Row) -> tuple[Cause, ...]:
     )
 
 
-def beside_causes(seconds: Seconds) -> tuple[Cause, ...]:
-    """Return the cause of collectives beside the computing for another micro-batch."""
+def overlapped_causes(seconds: Seconds) -> tuple[Cause, ...]:
+    """Return the cause of collectives that run while the chips compute another micro-batch."""
     keys = ("ffn.engine.overlap",)
-    return (Cause("collectives beside another micro-batch", "link", seconds, "s", keys=keys),)
+    return (
+        Cause("collectives while another micro-batch is computed", "link", seconds, "s", keys=keys),
+    )
 
 
 def transfer_causes(way: str, latency: Seconds, busy: Seconds, rate: float) -> tuple[Cause, ...]:
@@ -224,7 +226,7 @@ def _binding(
     efficiency: float,
     home: str | None,
 ) -> Quotient:
-    """Return a side; of a user's own kind, with the rate that its time implies.
+    """Return the amount and the rate of a side. A user's own kind has the rate of its time.
 
     side: whether it computes, and its time.  home: the memory that is read.
     """

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 
-from sim.cost.causes import beside_causes
+from sim.cost.causes import overlapped_causes
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.layout import Layout
 from sim.cost.rows import IS_COLLECTIVE
@@ -19,8 +19,8 @@ NO_OVERHEAD = {"step_overhead": 0.0, "sequence_overhead": 0.0}  # the attention 
 class FfnPoolCosts(Costs):
     """The cost of the FFN part of a model on its pool.
 
-    The engine's `overlap` is the share of the collectives that runs beside the computing for
-    another micro-batch. A micro-batch itself waits for all of its collectives.
+    The engine's `overlap` is the share of the collectives that runs while the chips compute another
+    micro-batch. A micro-batch itself waits for all of its collectives.
     """
 
     def __init__(self, layout: Layout, transfer: LayerTransfer) -> None:
@@ -44,13 +44,13 @@ class FfnPoolCosts(Costs):
         yield from (row for row in rows if row.shares is not IS_COLLECTIVE)
         yield _slowest_collective(rows)
 
-    def row_beside(self, block: Block, tokens: int) -> Row:
-        """Return the row of a pass's exchanges beside the computing for another micro-batch."""
+    def overlapped_row(self, block: Block, tokens: int) -> Row:
+        """Return the row of the exchanges of a pass while the chips compute another micro-batch."""
         alone, exposed = (
             _slowest_collective(costs._pass_rows(block, tokens)) for costs in (self._alone, self)
         )
         seconds, ideal = alone.seconds - exposed.seconds, alone.ideal - exposed.ideal
-        causes = partial(beside_causes, seconds)
+        causes = partial(overlapped_causes, seconds)
         return alone._replace(seconds=seconds, ideal=ideal, causes=causes)
 
     def _pass_rows(self, block: Block, tokens: int) -> list[Row]:

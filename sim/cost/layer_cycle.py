@@ -4,7 +4,8 @@
     >>> times.total(critical_times(times, 3).cycle)
     9.0
 
-A layer takes as long as its slowest pool or link for all micro-batches, or as one that never waits.
+A layer takes as long as its slowest pool or link needs for all micro-batches, or as long as one
+micro-batch that never waits, whichever is longer.
 """
 
 from typing import NamedTuple
@@ -19,7 +20,7 @@ class LayerTimes(NamedTuple):
     out, back: times of its messages, with the latency.
     out_busy, back_busy: times for which the messages keep the links busy.
     ffn: time for which it keeps the FFN pool busy.
-    beside: more time on the FFN pool, whose links exchange while its chips compute another one.
+    overlapped: time of its exchanges in the FFN pool while the chips compute another one.
     """
 
     attention: float = 0.0
@@ -28,12 +29,12 @@ class LayerTimes(NamedTuple):
     back: float = 0.0
     out_busy: float = 0.0
     back_busy: float = 0.0
-    beside: float = 0.0
+    overlapped: float = 0.0
 
     @property
     def serial(self) -> Seconds:
         """The time of a micro-batch that waits for no other one."""
-        return self.attention + self.out + self.ffn + self.beside + self.back
+        return self.attention + self.out + self.ffn + self.overlapped + self.back
 
     def slowest(self, resources: tuple[str, ...]) -> str:
         """Return which pool or link one micro-batch keeps busy for the longest time."""
@@ -48,7 +49,7 @@ class LayerTimes(NamedTuple):
 POOLS_AND_LINKS = ("attention", "ffn", "out_busy", "back_busy")
 # The pools and links that a layer shares with the next one, if that is on another FFN stage.
 BETWEEN_STAGES = ("attention", "out_busy", "back_busy")
-ONCE = LayerTimes(1.0, 1.0, 1.0, 1.0, beside=1.0)
+ONCE = LayerTimes(1.0, 1.0, 1.0, 1.0, overlapped=1.0)
 
 
 class Critical(NamedTuple):
@@ -69,7 +70,8 @@ def critical_times(
 ) -> Critical:
     """Return the times that make up the cycle of a layer and the fill.
 
-    With m micro-batches, b = the slowest pool or link, S = attention + out + ffn + beside + back:
+    With m micro-batches, b = the slowest pool or link, S = attention + out + ffn + overlapped +
+    back:
     cycle = max(m b, S), and L equal layers take L cycle + fill, with fill = (m - 1) b + S - cycle.
     This is exact for a flow shop that every job passes L times, first come, first served.
     Where the next layer is on another FFN stage, b leaves the FFN pool out (BETWEEN_STAGES).

@@ -86,8 +86,7 @@ def routed_multiplies(
     The last matrix has the inner columns as inputs, and the hidden size as outputs.
     The first one has the fixed time of the layer's kernel. The `moe_memory_efficiency` of an
     engine counts in place of the kernel's numbers.
-    Left out: what the longer side does not hide, which timed experts do not identify beside
-    `more_tokens`.
+    Left out: `exposed`. The times of experts do not identify it together with `more_tokens`.
     """
     multiplies: list[Multiply] = []
     own = engine.moe_memory_efficiency

@@ -299,7 +299,7 @@ def _multiply_rows(
     tokens: float,
     times: float = 1.0,
 ) -> Iterator[Row]:
-    """Yield the row of a multiply's longer side, and of what that does not hide of the other one.
+    """Yield the row of a multiply's longer side, and of the unhidden part of the other one.
 
     times: how often it runs, such as once for each expert.
     """

@@ -90,7 +90,7 @@ def by_term(rows: Iterable[Row], stages: int) -> Array:
 class Sides(NamedTuple):
     """The two sides of a roofline [s], with the engine's losses and without.
 
-    exposed: share of the shorter side that the longer one does not hide: nothing is computed before
+    exposed: share of the shorter side that the longer one does not hide. Nothing is computed before
     the first tile is read, and nothing is read while the last one is computed.
     Times may be arrays.
     """

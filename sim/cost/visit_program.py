@@ -30,14 +30,14 @@ class LayerOps(NamedTuple):
     """A layer for one micro-batch: the visits on both pools, and the messages between them.
 
     stage: stage of the FFN pool that has the layer.
-    beside: time after the FFN visit in which its links exchange and its chips compute others [s].
+    overlapped: time of exchanges after the FFN visit, while the chips compute other visits [s].
     """
 
     attention: PoolOps
     ffn: PoolOps
     stage: int
     links: LinkTimes
-    beside: Seconds
+    overlapped: Seconds
 
 
 class VisitProgram(NamedTuple):

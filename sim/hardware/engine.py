@@ -113,7 +113,7 @@ class Engine(Sourced):
 
     Time of a multiply: max(compute time / compute_efficiency, read time / memory_efficiency),
     with efficiencies by the bits of the weights. With `kernels` they multiply the efficiencies of
-    its kernel, which adds a fixed time. Attention has two efficiencies of its own.
+    its kernel, which adds a fixed time, and `exposed` of the shorter one. Attention has its own.
     Time of a collective: for n chips, each phase has a latency of `collective_latency + n *
     collective_latency_per_chip`, and `collective_efficiency` of the link's bandwidth, unless the
     topology's file says what collectives reach.
@@ -123,7 +123,8 @@ class Engine(Sourced):
     Experts: as a multiply, with `moe_layer_overhead` for each of their layers. An engine without
     `moe_memory_efficiency` takes the times of their kernel, if there is one. Then
     `moe_layer_overhead` replaces half of `layer_overhead`. Latent attention has its kernel, too.
-    `overlap` needs two tokens on the fullest rank, and hides at most the computing time.
+    `overlap`: messages of one half of a step (in an FFN pool: of a micro-batch) run while the other
+    is computed. It needs two tokens on the fullest rank, and hides at most the computing time.
     Left out: that the halves of a step read the weights twice.
 
     `tokens_per_beat` b: a prompt enters in chunks of b tokens, and a micro-batch holds at most b
@@ -202,8 +203,8 @@ class Engine(Sourced):
     )
     overlap: Share = Field(
         default=0.0,
-        description="Share of dispatch and combine that a second micro-batch hides behind the "
-        "experts' computing, 0 to 1.",
+        description="Share of dispatch and combine, or of an FFN pool's collectives, that runs "
+        "while another micro-batch computes, 0 to 1.",
     )
     hosts: Mapping[str, Host] = Field(
         default={},

@@ -1,4 +1,4 @@
-"""Write `class_defaults.yaml` anew from an installed transformers.
+"""Rewrite `class_defaults.yaml` from an installed transformers.
 
 python -m sim.model.installed_classes
 """

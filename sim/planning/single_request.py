@@ -68,7 +68,7 @@ def time_single_request(deployment: Deployment, prompt: int, output: int) -> Sin
 
 
 def mean_draws(deployment: Deployment) -> StepDraws | None:
-    """Return the mean number of steps of each request; None without speculation."""
+    """Return draws that give each request its mean number of steps; None without speculation."""
     of = deployment.layout.speculation
     return StepDraws(of.acceptance, seed=None) if of else None
 

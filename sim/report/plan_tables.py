@@ -220,7 +220,7 @@ CYCLE_ROWS: dict[str, Callable[[LayerCycle], str]] = {
     "  out / back, us": lambda c: f"{format_number(c.out_us)} / {format_number(c.back_us)}",
     "  FFN of one, us": lambda c: (
         format_number(c.ffn_us)
-        + (f" + {format_number(c.beside_us)} beside others" if c.beside_us else "")
+        + (f" + {format_number(c.overlapped_us)} overlapped" if c.overlapped_us else "")
     ),
     "  what binds": lambda cycle: {"out_busy": "links", "back_busy": "links"}.get(
         cycle.binds, cycle.binds

@@ -81,7 +81,7 @@ class LayerCycle:
 
     The layer is of the most frequent kind. sequences: of the step. micro_batches: its parts.
     attention, out, ffn, back: times of one part. cycle: time of the layer for all parts.
-    beside: more time of one part on the FFN pool, whose chips compute another part meanwhile.
+    overlapped: time of its exchanges in the FFN pool while the chips compute another part.
     binds: the pool or link that never waits; 'latency' if all of them wait.
     """
 
@@ -90,7 +90,7 @@ class LayerCycle:
     attention_us: float
     out_us: float
     ffn_us: float
-    beside_us: float
+    overlapped_us: float
     back_us: float
     cycle_us: float
     binds: str

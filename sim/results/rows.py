@@ -43,8 +43,8 @@ COLUMNS = {
     "cached_tokens": "integer: tokens of the prompt that the prefix cache had when it was first "
     "admitted, on its last replica",
     "preemptions": "integer: how often it lost its room and was computed again",
-    "retries": "integer: how often its replica failed, and it began anew",
-    "moved": "true or false: it began anew on another replica",
+    "retries": "integer: how often it began again because its replica failed",
+    "moved": "true or false: it began again on another replica",
 }
 # The further column of a workload with kinds of requests.
 KIND_COLUMNS = {"kind": "text: its kind among the workload's `kinds`"}

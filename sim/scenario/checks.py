@@ -217,7 +217,7 @@ def _experts_to_sample(scenario: "Scenario") -> None:
     for path, system in _scheduled(scenario):
         model = system.model or scenario.model
         if system.routing == "sampled" and not any(block.experts for block in model.blocks):
-            reason = f"got sampled; expected expected, since {model.id} has no experts"
+            reason = f"got sampled; expected a model with experts, and {model.id} has none"
             raise error_at_path((*path, "routing"), "sampled", f"{reason}; try leaving routing out")
 
 

@@ -51,5 +51,5 @@ class SchedulerLimits:
         return room
 
     def max_concurrent(self, tokens: int) -> int:
-        """Return how many sequences of `tokens` tokens each it holds at one time."""
+        """Return how many sequences of `tokens` tokens each a replica holds at one time."""
         return min(self.sequences, self.kv_tokens // max(1, self.kv_tokens_needed(tokens)))

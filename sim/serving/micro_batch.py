@@ -27,7 +27,7 @@ class MicroBatch(BatchStep):
     running: sequences. context: positions that their next tokens attend to, summed.
     taking: with speculation, the KV cache that their next step takes, summed.
     added: what each step adds to `context`. step: steps with decodes so far.
-    joined_steps: by sequence, the step at which it joined; summed.
+    joined_steps: the steps at which its sequences joined, summed.
     windowed: `context` as layers with a window see it. growing: what each step adds to it.
     window_full_steps: a heap of the steps at which sequences fill the window, with their rate,
         and the positions by which the last step exceeds the window.
@@ -166,7 +166,7 @@ class MicroBatch(BatchStep):
 
     @property
     def decoded_steps(self) -> int:
-        """The steps in which its sequences have decoded, summed: each `steps_made`."""
+        """The steps that its sequences have decoded so far, summed."""
         return self.running * self.step - self.joined_steps
 
     def cancelled(self) -> list[tuple[int, int, Request]]:

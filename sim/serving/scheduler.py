@@ -210,7 +210,7 @@ class Scheduler:
         elif (held := batch.held_since) is not None and (wait := self.policies.wait):
             # If another micro-batch takes the prompts, the wait is over.
             steps = min(steps, held + wait.steps - batch.step if self.alone else 1)
-        # With several micro-batches the executor takes KV step by step. Others would lack it.
+        # With several micro-batches the executor takes KV step by step, so that others find it.
         if not self.reserve and self.alone:
             steps = min(steps, max(1, int(self.admission.kv_cache.kv_free // batch.kv_needed)))
         return steps

@@ -14,7 +14,7 @@ from sim.workload.requests import stream_seed
 # Parts of a token in which a mean step takes KV cache. A sum of multiples of 1/65536 is exact, so
 # that a cache is empty in the end.
 KV_PARTS = 2**16
-# So many times the mean steps of an output are drawn at first; few requests need more.
+# The steps drawn first, over the mean steps of an output; few requests need more.
 LONGER = 1.2
 
 
@@ -58,7 +58,7 @@ class StepDraws:
         return 1 + int(np.searchsorted(decoded, tokens))
 
     def _decoded(self, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the tokens of so many steps and those before: int[step].
+        """Return int[step]: the tokens of each step and all steps before.
 
         uniform: float[step], the draw of each step.
         """

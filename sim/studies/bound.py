@@ -2,9 +2,9 @@
 
     load_bound(scenario, members)  # request/s, or users of a closed loop
 
-It assumes steps without gaps, requests of mean length, and no waiting. If the users of a closed
-loop send equal requests whose prompts fit in one step, no simulated load is higher. It takes a
-fraction of a second, and a capacity takes many seconds. So searches begin with the bound.
+The bound assumes steps without gaps, requests of mean length, and no waiting. If the users of a
+closed loop send equal requests whose prompts fit in one step, no simulated load is higher.
+The bound takes a fraction of a second, and a capacity many seconds. So searches begin with it.
 """
 
 import math
@@ -226,7 +226,7 @@ class _Paces:
         return _Pace(time * passes, work, tpot)
 
     def together(self, k: int) -> _Pace:
-        """Return the pace if the prompts of all users come together, in as few groups as may be.
+        """Return the pace if the prompts of all users come together, in as few groups as possible.
 
         Prompts of more than one step share their steps with decodes of other groups.
         """

@@ -87,9 +87,9 @@ def capacity(
     A trace has all its requests in a trial.
     guess: where to begin.  None means 0.9 of the bound (`studies.bound`).
     progress: called with a system and each of its trials, in the process that makes the trial.
-    jobs: processes, each of which searches one system after another; the result is the same for
-    any number.  None means one for each core, if a trial has 1,000 requests or more.  With several
-    of them, a script begins its own work under `if __name__ == "__main__":`.
+    jobs: processes, each of which searches one system after another. The result is the same for any
+    number.  None means one for each core if a trial has 1,000 requests or more, and else one.  With
+    several processes, a script must start its work under `if __name__ == "__main__":`.
     Joules and dollars are those of the counted part of the best trial: see
     `sim.studies.accounts.token_costs`.
 
@@ -114,12 +114,12 @@ def capacity(
         )
         for name, members in check(scenario).items()
     }
-    found = results_of(_costed_capacity if jobs > 1 else _system_capacity, searches, jobs)
-    return CapacityResult(scenario, share, found)
+    systems = results_of(_costed_capacity if jobs > 1 else _system_capacity, searches, jobs)
+    return CapacityResult(scenario, share, systems)
 
 
 def processes_for(jobs: int | None, requests: int | None) -> int:
-    """Return the number of processes of a search; None is one for each core if they are worth it.
+    """Return the number of processes of a search; None means one for each core for long trials.
 
     requests: of a trial; None lets the system decide.
     Raises: UserError if it is not a whole number.
@@ -177,11 +177,11 @@ def _guess_from_bound(scenario: Scenario, members: Mapping[str, Member]) -> Gues
 
 
 def _costed_capacity(search: tuple[TrialSeries, Guess | None]) -> SystemCapacity:
-    """Return the capacity of one system, with the costs, which take another trial."""
-    found = _system_capacity(search)
-    _ = found.costs  # kept, so that the process that waits for it need not serve the trial
-    found.series.last_met = None  # as large as the trial
-    return found
+    """Return the capacity of one system, with its costs."""
+    result = _system_capacity(search)
+    _ = result.costs  # kept, so that the calling process does not serve the trial again
+    result.series.last_met = None  # its rows are large, and no longer needed
+    return result
 
 
 def _system_capacity(search: tuple[TrialSeries, Guess | None]) -> SystemCapacity:

@@ -62,7 +62,7 @@ class SystemCapacity:
 
     @cached_property
     def costs(self) -> TokenCosts:
-        """Joules and dollars of the best trial, and its busy share. The trial is served again."""
+        """Joules and dollars of the best trial, and its busy share."""
         return self.series.costs(self.best) if self.best else TokenCosts()
 
 

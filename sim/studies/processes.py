@@ -59,8 +59,7 @@ def on_processes(
 def results_of(function: Callable[[A], R], arguments: Mapping[K, A], jobs: int) -> dict[K, R]:
     """Return the result of each call, in order of the arguments, for any number of jobs.
 
-    Calls are made here if they cannot be pickled. An example is a scenario with a policy of its
-    user.
+    Calls that cannot be pickled are made in this process, such as those with a user's own policy.
     Raises: the UserError of the first call that has one.
     """
     if min(jobs, len(arguments)) <= 1 or not _can_be_pickled((function, arguments)):

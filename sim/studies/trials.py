@@ -53,7 +53,7 @@ class TrialSeries:
     fixed_requests: requests of every trial; None lets the load decide.
     trials, most_requests: trials so far, and the most requests of one.
     tried: the trials at a load, in their order.
-    last_met: the last trial whose load was met, with its rows; None if they count no part.
+    last_met: the last trial whose load was met, with its rows; None if it counts no part.
     """
 
     scenario: Scenario
@@ -154,7 +154,7 @@ class TrialSeries:
             recorded=self.scenario.workload.is_recorded,
         )
         self.tried.append(trial)
-        if trial.met(self.share):  # its costs may be asked for
+        if trial.met(self.share):  # `costs` may need its rows
             self.last_met = (trial, rows) if rows.span else None
         self.progress(self.name, trial)
         return trial

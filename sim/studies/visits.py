@@ -84,7 +84,7 @@ def full_layer(scenario: Scenario, deployment: Deployment) -> tuple[LayerTimes, 
         attention_us=1e6 * times.attention,
         out_us=1e6 * times.out,
         ffn_us=1e6 * times.ffn,
-        beside_us=1e6 * times.beside,
+        overlapped_us=1e6 * times.overlapped,
         back_us=1e6 * times.back,
         cycle_us=1e6 * times.total(critical.cycle),
         binds=critical.binds,
@@ -98,7 +98,7 @@ def first_visits(times: LayerTimes, micro_batches: int, layers: int) -> list[Vis
     """
     delays = dict.fromkeys(POOLS_AND_LINKS, 0.0)
     delays |= {"out_busy": times.out - times.out_busy, "back_busy": times.back - times.back_busy}
-    delays["ffn"] = times.beside
+    delays["ffn"] = times.overlapped
     arrival, free, visits = [0.0] * micro_batches, dict.fromkeys(POOLS_AND_LINKS, 0.0), []
     for layer in range(layers):
         for micro_batch in range(micro_batches):

@@ -70,7 +70,7 @@ def test_visits_take_the_closed_form(pools, transfer, micro_batches):
     for ffn, overlap in plans:
         costs = pools(transfer, micro_batches, ffn=ffn, overlap=overlap).costs
         ((own, _),) = costs.step_layers(DECODES).values()
-        assert (own.beside > 0) == (overlap > 0 and transfer is SLOW)
+        assert (own.overlapped > 0) == (overlap > 0 and transfer is SLOW)
         for work in (DECODES, Work(3, 90.0, 5, 1, 100, 22, 4)):
             closed = costs.step(work).time[0]
             assert machine_step(costs, work)[0] == pytest.approx(closed, rel=1e-9)
@@ -86,7 +86,7 @@ def test_dense_layers_exchange_beside_other_micro_batches_too(pools, transfer):
         changes=MIXED,
     ).costs
     layers = {bool(ffn.experts): own for (_, ffn), (own, _) in costs.step_layers(DECODES).items()}
-    assert layers[False].beside > 0 < layers[True].beside
+    assert layers[False].overlapped > 0 < layers[True].overlapped
     assert machine_step(costs)[0] == pytest.approx(flow_shop(costs, DECODES), rel=1e-9)
 
 
@@ -114,7 +114,7 @@ def flow_shop(costs, work):
         layers += [
             ("attention", own.attention, 0.0),
             ("out", own.out_busy, own.out - own.out_busy),
-            (stage, own.ffn, own.beside),
+            (stage, own.ffn, own.overlapped),
             ("back", own.back_busy, own.back - own.back_busy),
         ]
 

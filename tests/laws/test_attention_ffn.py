@@ -151,7 +151,7 @@ def flow_shop(own: LayerTimes, jobs: int, layers: int) -> float:
     way = (
         ("attention", 0.0),
         ("out_busy", own.out - own.out_busy),
-        ("ffn", own.beside),
+        ("ffn", own.overlapped),
         ("back_busy", own.back - own.back_busy),
     )
 
@@ -506,7 +506,7 @@ def test_a_micro_batch_waits_for_its_own_exchanges_and_computing_hides_others(po
 
     for micro_batches in (1, 3):
         (none, hidden), cycles = zip(*(layer(o, micro_batches) for o in (0.0, 1.0)), strict=True)
-        assert none.beside == 0 < hidden.beside < hidden.ffn < none.ffn
+        assert none.overlapped == 0 < hidden.overlapped < hidden.ffn < none.ffn
         assert hidden.serial == pytest.approx(none.serial, rel=1e-12)
         assert (cycles[1] < 0.99 * cycles[0]) == (micro_batches > 1)
 

@@ -511,7 +511,7 @@ def test_outages_that_cannot_be_are_one_line(sramsim, assignment, reason):
 def test_sampled_experts_of_a_model_without_experts_are_one_line(sramsim):
     status, _, err = sramsim("check", "fleet", "--set", "systems.lpus.routing=sampled")
     assert status == 2
-    assert "systems.lpus.routing: got sampled; expected expected, since llama" in err
+    assert "systems.lpus.routing: got sampled; expected a model with experts, and llama" in err
 
 
 def test_weights_come_over_the_host_links(monkeypatch, capsys):

@@ -126,7 +126,9 @@ class FastForwardExecutor(Executor):
         return tally
 
     def logits_so_far(self) -> float:
-        tally = Tally(logits=self.tally.logits)  # a front end asks for each request
+        tally = Tally(
+            logits=self.tally.logits
+        )  # a front end needs them for each request, so other fields are left out
         self._add_under_way(tally)
         return tally.logits
 
