@@ -252,10 +252,7 @@ class Dragonfly(Topology):
         Between nodes a chip sends to the chips whose part of the data overlaps its own.
         If the nodes have equally many chips of the group, that is the chip at its own place.
         """
-        members: defaultdict[int, list[int]] = defaultdict(list)
-        for chip in group:
-            members[chip // self.node].append(chip)
-        nodes = list(members.values())
+        nodes = list(self._members(group).values())
         if len(nodes) == 1:
             return super().messages(operation, group, algorithm)
         per_node = self._outside() / (len(nodes) - 1)  # B/s
@@ -267,6 +264,30 @@ class Dragonfly(Topology):
             return (*_between(nodes, 1 / len(group), pace, gather=True), *inside)
         parts = 1.0 if algorithm[-1] == "one-shot" else 1 / len(nodes)
         return (*inside, *_between(nodes, parts, pace) * (1 if parts == 1 else 2), *inside)
+
+    def cables_crossed(
+        self, operation: Operation, group: range, algorithm: Algorithm | Copies = ()
+    ) -> float:
+        """Return the cables that a byte of a collective crosses, over all of its messages.
+
+        An all-to-all is counted by pairs of nodes, because its messages may be millions.
+        """
+        if operation != "all_to_all":
+            return super().cables_crossed(operation, group, algorithm)
+        members = self._members(group)
+        hops = sum(len(chips) * (len(chips) - 1) for chips in members.values())
+        for (a, here), (b, there) in permutations(members.items(), 2):
+            leave, enter, between, _ = self._gates(a, b)
+            hops += len(here) * len(there) * (between + 2)
+            hops -= len(there) * (leave in here) + len(here) * (enter in there)
+        return hops / len(group)
+
+    def _members(self, group: range) -> dict[int, list[int]]:
+        """Return the group's chips by node."""
+        members: defaultdict[int, list[int]] = defaultdict(list)
+        for chip in group:
+            members[chip // self.node].append(chip)
+        return members
 
     def uncontended(self, group: range) -> frozenset[Operation]:
         """Return all collectives, if the nodes have equally many chips of the group.
