@@ -6,5 +6,5 @@
     >>> read_value(find_entry("llama-2-70b", "models"), Model).num_hidden_layers
     80
 
-Read `transformer` first (blocks, parameters, KV cache), then `config` (the keys of a config).
+Read `transformer` first (blocks, parameters, KV cache), then `config_layers` (the keys of a config for each layer).
 """
