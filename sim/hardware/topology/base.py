@@ -74,14 +74,14 @@ class Message(NamedTuple):
 Phase = tuple[Message, ...]
 
 
-def everyone_to_everyone(members: Sequence[int], share: float, pace: float | None = None) -> Phase:
+def everyone_to_everyone(members: Sequence[int], share: float) -> Phase:
     """Return a message from each chip to each other chip.
 
     In turn k chip i sends to chip i + k, so that no chip receives two messages at once.
     """
     n = len(members)
     return tuple(
-        Message(members[i], members[(i + turn) % n], share, pace)
+        Message(members[i], members[(i + turn) % n], share)
         for turn in range(1, n)
         for i in range(n)
     )
