@@ -19,9 +19,9 @@ def test_collectives_reach_what_the_links_allow_or_else_the_engines_share(
     latency = lossy.collective_latency + 2 * lossy.collective_latency_per_chip
     group = range(2)
     assert exchange.time == pytest.approx(
-        layout.topology.fastest(group, exchange.nbytes, latency, share)[0]
+        layout.topology.all_reduce(group, exchange.nbytes, latency, share)
     )
     # What is lost on links is not lost by the engine.
     assert exchange.ideal == pytest.approx(
-        layout.topology.fastest(group, exchange.nbytes, 0.0, of_links or 1.0)[0]
+        layout.topology.all_reduce(group, exchange.nbytes, 0.0, of_links or 1.0)
     )

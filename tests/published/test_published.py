@@ -69,9 +69,8 @@ def all_reduce(nbytes: int) -> float:
     scenario = read_scenario(FLAGSHIP)
     chip, engine = scenario.systems["h100x8"].chip, scenario.systems["h100x8"].engine
     latency = engine.collective_latency + 8 * engine.collective_latency_per_chip
-    return (
-        1e6
-        * chip.topology.sized(8).fastest(range(8), nbytes, latency, engine.collective_efficiency)[0]
+    return 1e6 * chip.topology.sized(8).all_reduce(
+        range(8), nbytes, latency, engine.collective_efficiency
     )
 
 

@@ -270,6 +270,12 @@ class Topology(Value, ABC):
         """
         return group
 
+    def all_reduce(
+        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0
+    ) -> Seconds:
+        """Return the time of the fastest all-reduce."""
+        return self.fastest(group, nbytes, latency, efficiency)[0]
+
     def fastest(
         self,
         group: range,
