@@ -113,7 +113,7 @@ class Sides(NamedTuple):
 
     @property
     def unhidden(self) -> Seconds:
-        """What the longer side does not hide of the shorter one."""
+        """The part of the shorter side that the longer one does not hide."""
         return self.exposed * shortest((self.compute, self.memory)) if self.exposed else 0.0
 
     @property

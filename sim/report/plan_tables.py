@@ -184,7 +184,7 @@ def _unloaded_rows(table: Table, requests: Sequence[UnloadedRequest | None]) -> 
     table.add_row("fitted share of a token", *shares)
 
 
-# What drafts cost and gain for a single request.
+# Costs and gains of drafts for a single request.
 DRAFT_ROWS: dict[str, Callable[[SpeculationGain], str]] = {
     "step without drafts = 1: verification": lambda gain: f"{gain.verify:.3f}",
     "  drafting": lambda gain: f"{gain.draft:.3f}",

@@ -14,7 +14,7 @@ from sim.workload.requests import stream_seed
 # Parts of a token in which a mean step takes KV cache. A sum of multiples of 1/65536 is exact, so
 # that a cache is empty in the end.
 KV_PARTS = 2**16
-# So many times the mean steps of an output are drawn at first; few requests need more.
+# At first, LONGER times the mean steps of an output are drawn; few requests need more.
 LONGER = 1.2
 
 

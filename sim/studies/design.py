@@ -61,8 +61,8 @@ def search_plans(
     scenario = as_scenario(scenario)
     plan_of = partial(_searched_plan, scenario, attainment, requests, progress)
     names = {name: name for name in _open_plans(scenario, systems)}
-    for name, found in results_of(plan_of, names, processes_for(jobs, requests)).items():
-        scenario = scenario.with_searched(name, {"plan": found[0]}, found[1])
+    for name, (best, how) in results_of(plan_of, names, processes_for(jobs, requests)).items():
+        scenario = scenario.with_searched(name, {"plan": best}, how)
     for name in open_sizes(scenario, None if systems is None else set(systems)):
         search = _capacity_search(name, attainment, requests, progress)
         copies, how = best_sizes(scenario, name, search)
@@ -231,8 +231,8 @@ def best_plans(
         if name not in scenario.searches and isinstance(system, System | AttentionFfn)
     }
     search = partial(_best_of, scenario, attainment, requests, progress)
-    found = results_of(search, known, processes_for(jobs, requests))
-    return {name: best for name, best in found.items() if best}
+    tried = results_of(search, known, processes_for(jobs, requests))
+    return {name: best for name, best in tried.items() if best}
 
 
 def _best_of(
