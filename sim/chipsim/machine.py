@@ -158,13 +158,6 @@ class Machine:
                 self.chip(number, self.kinds.index(exception.costs or costs), 1 / exception.speed)
             )
 
-    def run_step(self, work: Work) -> SimProcess:
-        """Run a step through all stages until its token is back at the first chip.
-
-        The process returns when the step left the last stage.
-        """
-        return (yield self.start(work).back)
-
     def start(self, work: Work) -> ChipStep:
         """Add a step to the queue of the first stage."""
         programs = [program(costs, work) for costs in self.kinds]

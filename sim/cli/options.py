@@ -39,13 +39,11 @@ def open_scenario(file: str, assignments: list[str] | None, seed: int | None = N
     return scenario if seed is None else scenario.model_copy(update={"seed": seed})
 
 
-def search_open_plans(
-    scenario: "Scenario", attainment: float | None = None, requests: int | None = None
-) -> "Scenario":
+def search_open_plans(scenario: "Scenario") -> "Scenario":
     """Return the scenario with degrees in place of `search: capacity`, and print each trial."""
     from sim.studies.design import search_plans
 
-    return search_plans(scenario, attainment, requests, print_trial)
+    return search_plans(scenario, progress=print_trial)
 
 
 def print_trial(system: str, trial: "LoadTrial") -> None:

@@ -81,7 +81,7 @@ def run_command(
     from sim.report.first_screen import first_screen
     from sim.report.tables import comparison, estimate_table
     from sim.report.vllm_block import vllm_blocks
-    from sim.studies.accounts import economic_terms, lifetime_estimates
+    from sim.studies.accounts import lifetime_estimates
     from sim.studies.run import run
 
     output, words = _one_format(output, as_json, every_row), command_words(file, assignments, seed)
@@ -103,7 +103,7 @@ def run_command(
             named = {
                 scenario.systems[name].full_label or name: cost for name, cost in estimate.items()
             }
-            show_table(estimate_table(scenario.id, economic_terms(scenario), named))
+            show_table(estimate_table(scenario.id, scenario.money.terms, named))
         raise
     if out or plots:
         save_run(result.saved(), folder, plots)

@@ -161,10 +161,13 @@ class AttentionKind:
         return self._chunks[key]
 
     def lines(self, numbers: range) -> list[DecodeLine]:
-        """Return the attention of a layer over the context, for each number of sequences."""
+        """Return the attention of a layer over the context, for each number of sequences.
+
+        numbers: several only where the formulas are elementwise (`StepRows.elementwise`).
+        """
         if len(numbers) == 1:
             return [decode_line(self.of_decodes(numbers[0]), numbers[0], self.width)]
-        decodes = cast("int", np.array(numbers))  # the formulas are elementwise
+        decodes = cast("int", np.array(numbers))
         windowed, *times = decode_line(self._decode_core(decodes), decodes, self.width)
         columns = [np.broadcast_to(time, len(numbers)).tolist() for time in times]
         return [DecodeLine(windowed, *row) for row in zip(*columns, strict=True)]
@@ -176,6 +179,7 @@ def attention_core(
     """Return the mixer of a layer for the new tokens of the fullest rank, and of all ranks.
 
     Positions are dealt to the ranks as the tokens are.
+    tokens: of decodes they may be arrays; then the times are, too.
     Rates are those of 16 bits, whatever the precision of K and V. A state has the losses of
     attention, which are assumed for it.
     Left out: products with states in more bits.
@@ -248,6 +252,7 @@ def decode_line(core: AttentionCore, decodes: int, width: int) -> DecodeLine:
     """Return the attention of decodes as a line for each side, over their context.
 
     Positions attended and positions read are linear in the context (`verified_positions`).
+    decodes: may be an array, with the core of as many numbers; then the times are arrays, too.
     """
     attended, read = verified_positions(0.0, decodes, width)
 

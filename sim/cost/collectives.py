@@ -284,16 +284,10 @@ class Collectives:
     def _cable_bytes(self, exchanges: Iterable[Exchange]) -> Bytes:
         """Return the bytes of exchanges, each counted on every cable that it crosses."""
         return sum(
-            exchange.nbytes * self._cables_crossed(exchange.operation, group, algorithm)
+            exchange.nbytes * cables_crossed(self._cabling, exchange.operation, group, algorithm)
             for exchange in exchanges
             for group, algorithm in zip(exchange.groups, exchange.algorithms, strict=True)
         )
-
-    def _cables_crossed(
-        self, operation: Operation, group: range, algorithm: Algorithm | Copies
-    ) -> float:
-        """Return the cables that a byte of a collective crosses, over all of its messages."""
-        return cables_crossed(self._cabling, operation, group, algorithm)
 
     @cached_property
     def _cabling(self) -> Topology:
@@ -305,9 +299,5 @@ class Collectives:
 def cables_crossed(
     topology: Topology, operation: Operation, group: range, algorithm: Algorithm | Copies
 ) -> float:
-    """Return the cables that a byte of a collective crosses, over all of its messages."""
-    return sum(
-        message.share * topology.hops(message.source, message.target)
-        for phase in topology.messages(operation, group, algorithm)
-        for message in phase
-    )
+    """Return `Topology.cables_crossed`, kept."""
+    return topology.cables_crossed(operation, group, algorithm)

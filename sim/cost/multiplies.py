@@ -181,6 +181,7 @@ def _op(multiply: Multiply, tokens: float, read: Bytes) -> Op:
 def multiply_sides(layout: Layout, multiply: Multiply, tokens: float) -> Sides:
     """Return the time to compute, and the time to read, for one multiply of `tokens` tokens.
 
+    tokens: may be an array; then the times are, too.
     Left out: its fixed time, `Multiply.fixed`.
     """
 

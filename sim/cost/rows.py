@@ -238,6 +238,7 @@ class StepRows:
         """Yield the head for the positions that are sampled, and the engine's time for sequences.
 
         With speculation, also what each pass of the drafter adds for the `drafting` sequences.
+        logits, sequences: may be arrays, as in `body_rows`. drafting: is one number.
         Left out: gathering the logits.
         """
         ranked = self.layout.plan.ranked

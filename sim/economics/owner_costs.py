@@ -69,14 +69,9 @@ def usd_per_mtok(
     return annual_costs / (throughput * YEAR * utilisation * availability) * 1e6
 
 
-def joules_per_token(
-    power: Watts, throughput: TokensPerSecond, utilisation: float = 1.0, pue: float = 1.0
-) -> Joules:
-    """Return power divided by throughput, idle time included.
-
-    InferenceX divides its all-in power, without `utilisation` and `pue`.
-    """
-    return power * pue / (throughput * utilisation)
+def joules_per_token(power: Watts, throughput: TokensPerSecond) -> Joules:
+    """Return power divided by throughput, idle time included. InferenceX takes all-in power."""
+    return power / throughput
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,5 +6,6 @@
     >>> read_value(find_entry("llama-2-70b", "models"), Model).num_hidden_layers
     80
 
-Read `transformer` first (blocks, parameters, KV cache), then `config` (the keys of a config).
+Read `transformer` first (blocks, parameters, KV cache), then `config_layers` (the meaning of a
+config's keys for each layer).
 """

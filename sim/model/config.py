@@ -1,4 +1,4 @@
-"""The meaning of a config.json's keys for each layer, checked.
+"""A config.json, checked.
 
 A key that is absent has the default of the model's own class. A model that is not covered is
 refused by naming the key, and never computed wrongly.
@@ -6,9 +6,7 @@ refused by naming the key, and never computed wrongly.
 
 import re
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
@@ -18,15 +16,14 @@ from sim.inputs.errors import error_at_key, missing_key, quoted_value
 from sim.inputs.key_paths import JsonObject, JsonValue
 from sim.inputs.suggestions import spelling_hint
 from sim.inputs.values import Text
-from sim.model.block_configs import LayerChoice, layer_choices
 from sim.model.class_defaults import class_defaults
 from sim.model.config_checks import check_experts, check_heads, check_mlps, check_recurrence
 from sim.model.config_keys import DTYPES, MOST_LAYERS, ConfigKeys
+from sim.model.config_layers import ConfigLayers
 from sim.model.families import FAMILIES, Family
 from sim.model.layer_kinds import (
     ATTENTION_TYPES,
     HYBRID_TYPES,
-    MLP_TYPES,
     SIDE_BY_SIDE,
     SPARSE_TYPES,
     drafting_letters,
@@ -34,9 +31,7 @@ from sim.model.layer_kinds import (
     spelled_layer_types,
 )
 from sim.model.layer_numbers import check_layer_numbers
-from sim.model.quantization import Quantization, read_quantization
 from sim.model.spellings import SPELLINGS, TEXT_TYPES, spelled_keys, text_part, unnested
-from sim.model.windows import WINDOW_RULES, LayerPlace
 
 STATE_SPACE = ("ssm_state_size", "mamba_d_state", "hybrid_override_pattern")
 # Keys of families with a recurrence. In other families they are refused.
@@ -69,17 +64,8 @@ NEEDED_SIZES = (
 NEEDED_WITH_EXPERTS = ("moe_intermediate_size", "num_experts_per_tok")
 
 
-class HeadSizes(NamedTuple):
-    """The heads of an attention layer: query heads, KV heads, width of a key, and of a value."""
-
-    heads: int
-    kv_heads: int
-    key: int
-    value: int
-
-
-class ModelConfig(ConfigKeys):
-    """A config.json, checked, and the meaning of its keys for each layer."""
+class ModelConfig(ConfigLayers):
+    """A config.json, checked."""
 
     @model_validator(mode="before")
     @classmethod
@@ -166,92 +152,6 @@ class ModelConfig(ConfigKeys):
         check_mlps(self)
         _ = self.quantization  # raises if it is not covered
         return self
-
-    def has_indexer(self, layer: int) -> bool:
-        """Return whether a layer of sparse attention chooses its positions by itself."""
-        if self.indexer_types:
-            return self.indexer_types[layer] == "full"
-        return max(0, layer + 1 - self.index_skip_topk_offset) % self.index_topk_freq == 0
-
-    @property
-    def family(self) -> Family:
-        """Facts of the model_type that the config does not state."""
-        return FAMILIES[self.model_type]
-
-    @property
-    def kv_heads(self) -> int:
-        """The KV heads of a layer, unless it has its own number (num_global_key_value_heads)."""
-        if self.model_type == "falcon" and self.multi_query and not self.new_decoder_architecture:
-            return 1
-        return self.num_key_value_heads or self.num_attention_heads
-
-    def head_sizes(self, layer: int) -> HeadSizes:
-        """Return the heads of a layer, which may depend on whether it has a window."""
-        whole, heads, kv = self.windowed(layer) is None, self.num_attention_heads, self.kv_heads
-        kv = self.layer_choices[layer].kv_heads or kv if self.layer_choices else kv
-        size = self.head_dim or self.hidden_size // heads
-        value = self.v_head_dim
-        if whole:
-            kv, size = self.num_global_key_value_heads or kv, self.global_head_dim or size
-        else:
-            heads = self.swa_num_attention_heads or heads
-            kv = self.swa_num_key_value_heads or kv * self.family.sliding_kv
-            size, value = self.swa_head_dim or size, self.swa_v_head_dim or value
-        return HeadSizes(heads, kv, size, value or size)
-
-    @property
-    def precision(self) -> str:
-        """The precision of the config, as a short word; bf16 if it has none."""
-        return DTYPES[self.torch_dtype or "bfloat16"]
-
-    @cached_property
-    def quantization(self) -> Quantization:
-        """The number formats of the checkpoint."""
-        return read_quantization(self.quantization_config, self.precision)
-
-    @cached_property
-    def layer_choices(self) -> tuple[LayerChoice, ...]:
-        """The parts of each layer, if `block_configs` lists them; empty without."""
-        entries = self.block_configs if self.family.chosen else None
-        return layer_choices(entries or (), self.num_attention_heads, self.hidden_size)
-
-    def windowed(self, layer: int) -> int | None:
-        """Return the window of a layer; None if it attends to all positions."""
-        window = self.sliding_window if self.use_sliding_window is not False else None
-        if self.layer_types:
-            windows = {"sliding_attention": window, "chunked_attention": self.attention_chunk_size}
-            return windows.get(self.layer_types[layer])
-        if self.attention_chunk_size:  # Llama 4: every fourth layer attends to all positions
-            return self.attention_chunk_size if (layer + 1) % 4 else None
-        layers, period = self.num_hidden_layers, self.sliding_window_pattern
-        if self.family.windows == "pattern" and isinstance(period, str):
-            slides = period[layer % len(period)] == "L" and layer + 1 < layers
-        else:
-            length = period if self.family.windows == "pattern" and isinstance(period, int) else 0
-            place = LayerPlace(layer, layers, length or self.family.pattern, self.max_window_layers)
-            slides = WINDOW_RULES[self.family.windows](place)
-        return window if slides else None
-
-    def has_experts(self, layer: int) -> bool:
-        """Return whether a layer's MLP is a mixture of experts."""
-        if self.mlp_layer_types and self.num_local_experts:
-            return self.mlp_layer_types[layer] == "sparse"
-        if (
-            not self.num_local_experts
-            or layer in self.mlp_only_layers
-            or layer < self.first_k_dense_replace
-        ):
-            return False
-        if self.layer_types and self.layer_types[layer] in MLP_TYPES:
-            return self.layer_types[layer] == "moe"
-        if self.moe_layers is not None:
-            return layer in self.moe_layers
-        return (
-            layer % self.moe_layer_freq == 0
-            and (layer + 1) % self.decoder_sparse_step == 0
-            and (layer + 1) % self.interleave_moe_layer_step == 0
-            and (layer - self.expert_layer_offset) % self.expert_layer_period == 0
-        )
 
 
 def _unknown_family(family: str) -> PydanticCustomError:

@@ -2,15 +2,12 @@
 
 import re
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 from sim.inputs.errors import error_at_key, missing_key, quoted_value
 from sim.model.class_defaults import class_defaults
 from sim.model.config_keys import DTYPES
-
-if TYPE_CHECKING:
-    from sim.model.config import ModelConfig
-    from sim.model.quantization import Quantization
+from sim.model.config_layers import ConfigLayers
+from sim.model.quantization import Quantization
 
 # Numbers that each kind of recurrence needs.
 RECURRENCE_NEEDS = {
@@ -31,7 +28,7 @@ ZERO_IS_DENSE = frozenset(
 )
 
 
-def check_heads(config: "ModelConfig") -> None:
+def check_heads(config: ConfigLayers) -> None:
     """Raise the error of heads that do not fit the hidden state, or each other."""
     hidden, heads, kv = config.hidden_size, config.num_attention_heads, config.kv_heads
     if config.head_dim is None and hidden % heads and not config.kv_lora_rank:
@@ -52,7 +49,7 @@ def check_heads(config: "ModelConfig") -> None:
         raise error_at_key((key,), f"{key}: got {kv}; expected a divisor of {heads} heads")
 
 
-def check_recurrence(config: "ModelConfig") -> None:
+def check_recurrence(config: ConfigLayers) -> None:
     """Raise the error of a recurrence that lacks a number."""
     for key in RECURRENCE_NEEDS.get(config.family.recurrence or "", ()):
         if getattr(config, key) is None:
@@ -70,7 +67,7 @@ def check_recurrence(config: "ModelConfig") -> None:
         raise error_at_key(("mamba_ssm_dtype",), f"mamba_ssm_dtype: {reason}")
 
 
-def check_experts(config: "ModelConfig") -> None:
+def check_experts(config: ConfigLayers) -> None:
     """Raise the error of experts that are too few, or of groups that they do not fill."""
     counted = class_defaults(config.model_type).get("num_local_experts")
     if config.num_local_experts == 0 and counted and config.model_type not in ZERO_IS_DENSE:
@@ -97,7 +94,7 @@ def check_experts(config: "ModelConfig") -> None:
         raise error_at_key(("topk_group",), reason)
 
 
-def check_mlps(config: "ModelConfig") -> None:
+def check_mlps(config: ConfigLayers) -> None:
     """Raise the error of dense MLPs next to experts, if the config has no width for them."""
     known = config.intermediate_size or config.intermediate_size_mlp
     if known or config.shared_intermediate_size or not config.num_local_experts:
@@ -106,7 +103,7 @@ def check_mlps(config: "ModelConfig") -> None:
         raise missing_key("intermediate_size", "the inner width of layers without experts")
 
 
-def check_targets(quantization: "Quantization", names: Collection[str]) -> None:
+def check_targets(quantization: Quantization, names: Collection[str]) -> None:
     """Raise the error of a quantization group that names no matrix of the model.
 
     names: of all matrices.

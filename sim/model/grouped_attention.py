@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 from sim.model.blocks import Attention, Block, Dim, Matrix, MatrixMaker
-from sim.model.config import ModelConfig
+from sim.model.config_layers import ConfigLayers
 from sim.model.modules import Modules
 
 
 def grouped_attention(
-    config: ModelConfig, layer: int, norms: int, modules: Modules, matrix: MatrixMaker
+    config: ConfigLayers, layer: int, norms: int, modules: Modules, matrix: MatrixMaker
 ) -> Block:
     """Return a block of attention whose cache holds keys and values.
 

@@ -1,10 +1,10 @@
 """Multi-head latent attention, and the indexer that makes it sparse."""
 
 from sim.model.blocks import Attention, Block, Dim, Dims, Indexer, Latent, Matrix, MatrixMaker
-from sim.model.config import ModelConfig
+from sim.model.config_layers import ConfigLayers
 
 
-def latent_attention(config: ModelConfig, layer: int, norms: int, matrix: MatrixMaker) -> Block:
+def latent_attention(config: ConfigLayers, layer: int, norms: int, matrix: MatrixMaker) -> Block:
     """Return a block of latent attention, sparse where the config has `index_topk`.
 
     norms: numbers of the layer's norms before and after it.

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sim.model.blocks import Dim, Dims, Matrix, MatrixMaker, Recurrence
-from sim.model.config import ModelConfig
 from sim.model.config_keys import DTYPES
+from sim.model.config_layers import ConfigLayers
 from sim.model.families import RecurrenceKind
 from sim.model.quantization import WIDTHS
 from sim.model.update_rules import DELTA, SCAN, SSD
@@ -20,13 +20,13 @@ class RecurrentLayer(NamedTuple):
     recurrence: Recurrence
 
 
-def recurrent_layer(config: ModelConfig, matrix: MatrixMaker) -> RecurrentLayer:
+def recurrent_layer(config: ConfigLayers, matrix: MatrixMaker) -> RecurrentLayer:
     """Return the recurrence of a hybrid model's layers, with its matrices."""
     assert config.family.recurrence
     return _KINDS[config.family.recurrence](config, matrix)
 
 
-def _gated_delta(config: ModelConfig, matrix: MatrixMaker) -> RecurrentLayer:
+def _gated_delta(config: ConfigLayers, matrix: MatrixMaker) -> RecurrentLayer:
     """Return Qwen's gated delta net. Each value head has a state of its own."""
     heads, key = config.linear_num_value_heads or 0, config.linear_key_head_dim or 0
     value = config.linear_value_head_dim or 0
@@ -50,7 +50,7 @@ def _gated_delta(config: ModelConfig, matrix: MatrixMaker) -> RecurrentLayer:
     )
 
 
-def _kimi_delta(config: ModelConfig, matrix: MatrixMaker) -> RecurrentLayer:
+def _kimi_delta(config: ConfigLayers, matrix: MatrixMaker) -> RecurrentLayer:
     """Return Kimi's delta attention, with a forget gate and an output gate of low rank."""
     heads, size = config.linear_num_value_heads or 0, config.linear_value_head_dim or 0
     hidden, low, wide = Dim(config.hidden_size), Dim(size), Dim(heads, size, split=True)
@@ -71,7 +71,7 @@ def _kimi_delta(config: ModelConfig, matrix: MatrixMaker) -> RecurrentLayer:
     )
 
 
-def _mamba2(config: ModelConfig, matrix: MatrixMaker) -> RecurrentLayer:
+def _mamba2(config: ConfigLayers, matrix: MatrixMaker) -> RecurrentLayer:
     """Return a Mamba-2 layer. The heads of a group share B and C, which are its keys."""
     heads, state = config.mamba_num_heads or 0, config.ssm_state_size or 0
     groups, hidden = config.mamba_n_groups, Dim(config.hidden_size)
@@ -94,7 +94,7 @@ def _mamba2(config: ModelConfig, matrix: MatrixMaker) -> RecurrentLayer:
     )
 
 
-def _mamba(config: ModelConfig, matrix: MatrixMaker) -> RecurrentLayer:
+def _mamba(config: ConfigLayers, matrix: MatrixMaker) -> RecurrentLayer:
     """Return a Mamba layer. Each channel is a head with a value of one number.
 
     Left out: the all-reduce of `x_proj`, if chips share the channels.
@@ -115,7 +115,7 @@ def _mamba(config: ModelConfig, matrix: MatrixMaker) -> RecurrentLayer:
     )
 
 
-_KINDS: dict[RecurrenceKind, Callable[[ModelConfig, MatrixMaker], RecurrentLayer]] = {
+_KINDS: dict[RecurrenceKind, Callable[[ConfigLayers, MatrixMaker], RecurrentLayer]] = {
     "gated delta": _gated_delta,
     "kimi delta": _kimi_delta,
     "mamba": _mamba,
@@ -127,6 +127,6 @@ def _length(sides: Dims) -> int:
     return sum(side.share(1) for side in sides)
 
 
-def _widths(config: ModelConfig) -> tuple[float, float]:
+def _widths(config: ConfigLayers) -> tuple[float, float]:
     """Return the bytes of a number of the state, and of an input of the convolution."""
     return WIDTHS[DTYPES[config.mamba_ssm_dtype]] / 8, WIDTHS[config.precision] / 8

@@ -18,7 +18,7 @@ from sim.report.identity_rows import (
     loading_row,
 )
 from sim.report.tables import COLOURS
-from sim.report.titled_tables import titled_table
+from sim.report.titled_tables import add_section, titled_table
 from sim.results.capacity_summary import BestPlanSummary, CapacitySummary
 from sim.results.labels import format_number, percent_text, system_labels
 from sim.results.plan_summary import (
@@ -156,8 +156,8 @@ def plan_table(summary: PlanSummary) -> RenderableType:
     loading_row(table, list(identities.values()))
     table.add_section()
     _unloaded_rows(table, [s.plain.unloaded if s.plain else None for s in systems])
-    _draft_rows(table, [s.plain.draft_gain if s.plain else None for s in systems])
-    _cycle_rows(table, [s.plain.layer_cycle if s.plain else None for s in systems])
+    add_section(table, DRAFT_ROWS, [s.plain.draft_gain if s.plain else None for s in systems])
+    add_section(table, CYCLE_ROWS, [s.plain.layer_cycle if s.plain else None for s in systems])
     lines = changed_numbers(identities)
     lines += [
         _tried(labels[name], s.plain.tried)
@@ -184,15 +184,7 @@ def _unloaded_rows(table: Table, requests: Sequence[UnloadedRequest | None]) -> 
     table.add_row("fitted share of a token", *shares)
 
 
-def _draft_rows(table: Table, gains: Sequence[SpeculationGain | None]) -> None:
-    """Add what drafts cost and gain for a single request."""
-    if not any(gains):
-        return
-    table.add_section()
-    for label, cell in DRAFT_ROWS.items():
-        table.add_row(label, *(cell(gain) if gain else "-" for gain in gains))
-
-
+# Costs and gains of drafts for a single request.
 DRAFT_ROWS: dict[str, Callable[[SpeculationGain], str]] = {
     "step without drafts = 1: verification": lambda gain: f"{gain.verify:.3f}",
     "  drafting": lambda gain: f"{gain.draft:.3f}",
@@ -204,15 +196,7 @@ DRAFT_ROWS: dict[str, Callable[[SpeculationGain], str]] = {
 }
 
 
-def _cycle_rows(table: Table, cycles: Sequence[LayerCycle | None]) -> None:
-    """Add the times of a layer of a full step on an attention pool and an FFN pool."""
-    if not any(cycles):
-        return
-    table.add_section()
-    for label, cell in CYCLE_ROWS.items():
-        table.add_row(label, *(cell(cycle) if cycle else "-" for cycle in cycles))
-
-
+# The times of a layer of a full step on an attention pool and an FFN pool.
 CYCLE_ROWS: dict[str, Callable[[LayerCycle], str]] = {
     "a layer of a full step, us": lambda cycle: format_number(cycle.cycle_us),
     "  sequences, in micro-batches": lambda c: f"{c.sequences:,} in {c.micro_batches}",

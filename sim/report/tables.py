@@ -22,7 +22,7 @@ from sim.report.identity_rows import (
     plain_cells,
 )
 from sim.report.ordering_text import order_lines
-from sim.report.titled_tables import titled_table
+from sim.report.titled_tables import add_section, titled_table
 from sim.results.labels import (
     format_number,
     percent_text,
@@ -102,7 +102,7 @@ def systems_table(summary: RunSummary) -> Table:
     table.add_section()
     _unloaded_rows(table, systems)
     _availability_rows(table, systems)
-    _replay_rows(table, [s.metrics.link_errors for s in systems])
+    add_section(table, REPLAYS, [s.metrics.link_errors for s in systems])
     return table
 
 
@@ -170,13 +170,6 @@ REPLAYS: dict[str, Callable[[ReplayMetrics], str]] = {
     "  a day, at this load": lambda replays: format_number(replays.replays_per_day),
     "  of all steps, %": lambda replays: format_number(100 * replays.replayed_share),
 }
-
-
-def _replay_rows(table: Table, systems: Sequence[ReplayMetrics | None]) -> None:
-    if any(systems):
-        table.add_section()
-        for label, cell in REPLAYS.items():
-            table.add_row(label, *(cell(replays) if replays else "-" for replays in systems))
 
 
 def estimate_table(

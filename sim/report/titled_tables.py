@@ -4,9 +4,12 @@
 'right'
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from rich.table import Table
+
+ColumnValue = TypeVar("ColumnValue")
 
 
 def left_titled_table(title: str, columns: Iterable[str] = (), pad_edge: bool = False) -> Table:
@@ -29,3 +32,15 @@ def titled_table(title: str, columns: Iterable[str]) -> Table:
     for column in columns:
         table.add_column(column, justify="right")
     return table
+
+
+def add_section(
+    table: Table,
+    rows: Mapping[str, Callable[[ColumnValue], str]],
+    values: Sequence[ColumnValue | None],
+) -> None:
+    """Add a section with a row for each label and a value for each column; none without values."""
+    if any(values):
+        table.add_section()
+        for label, cell in rows.items():
+            table.add_row(label, *(cell(value) if value else "-" for value in values))

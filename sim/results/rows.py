@@ -94,10 +94,10 @@ class Traffic:
         """The time that messages waited, summed over links."""
         return sum(waited for _, _, waited in self.links.values())
 
-    def most_waited(self, most: int = 5) -> list[tuple[str, int, Seconds, Seconds]]:
-        """Return the links with the longest waits: name, messages, time busy and waited [s]."""
+    def most_waited(self) -> list[tuple[str, int, Seconds, Seconds]]:
+        """Return the five links that waited longest: name, messages, time busy and waited [s]."""
         waited = [(name, *use) for name, use in self.links.items() if use[2] > 0]
-        return sorted(waited, key=lambda link: (-link[3], link[0]))[:most]
+        return sorted(waited, key=lambda link: (-link[3], link[0]))[:5]
 
 
 class Transfers:

@@ -1,12 +1,12 @@
 """Checks of a scenario that involve several of its keys."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from sim.inputs.errors import error_at_path
 from sim.inputs.suggestions import spelling_hint
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.drafters import check_drafter
+from sim.scenario.keys import ScenarioKeys
 from sim.scenario.pools import (
     POOLS,
     AnySystem,
@@ -14,16 +14,13 @@ from sim.scenario.pools import (
     both_pools,
     key_path,
     member_system,
+    owned_chips,
     plain_systems,
     pool_problem,
 )
-from sim.scenario.purchases import owned_chips
 from sim.scenario.system import Fleet, System
 from sim.serving.policy import ring
 from sim.units import brief
-
-if TYPE_CHECKING:
-    from sim.scenario.scenario import Scenario
 
 
 def check_members(systems: Mapping[str, AnySystem]) -> None:
@@ -63,7 +60,7 @@ def _check_drafters(systems: Mapping[str, AnySystem]) -> None:
                 check_drafter(systems, path, drafted)
 
 
-def check_scenario(scenario: "Scenario") -> None:
+def check_scenario(scenario: ScenarioKeys) -> None:
     """Check that the keys of a scenario agree.
 
     Raises: ValueError for the first that does not.
@@ -81,7 +78,7 @@ def check_scenario(scenario: "Scenario") -> None:
     _searched_splits(scenario)
 
 
-def _what_an_order_needs(scenario: "Scenario") -> None:
+def _what_an_order_needs(scenario: ScenarioKeys) -> None:
     """Check that systems to be ordered serve the users of a closed loop."""
     if scenario.order_by and scenario.workload.load_kind != "users":
         reason = (
@@ -91,10 +88,11 @@ def _what_an_order_needs(scenario: "Scenario") -> None:
         raise error_at_path(("order_by",), scenario.order_by, reason)
 
 
-def _owned_systems(scenario: "Scenario") -> None:
+def _owned_systems(scenario: ScenarioKeys) -> None:
     """Check that owner costs are those of systems with chips, and that enough chips are bought."""
-    plain = [*plain_systems(scenario.systems), *both_pools(scenario.systems)]
-    chips = {key: n for name in plain for key, (_, n) in owned_chips(scenario, name).items()}
+    systems = scenario.systems
+    plain = [*plain_systems(systems), *both_pools(systems)]
+    chips = {key: n for name in plain for key, (_, n) in owned_chips(systems, name).items()}
     for name, own in scenario.money.systems.items():
         if name not in chips:
             hint = spelling_hint(name, chips, f"there are {', '.join(chips) or 'none'}")
@@ -106,7 +104,7 @@ def _owned_systems(scenario: "Scenario") -> None:
             raise error_at_path(("economics", "systems", name, "chips"), own.chips, reason)
 
 
-def _what_only_chips_have(scenario: "Scenario") -> None:
+def _what_only_chips_have(scenario: ScenarioKeys) -> None:
     """Check that keys of chip fidelity are used at chip fidelity only."""
     systems = scenario.systems
     parts = [(n, n, key_path(systems, n), system) for n, system in plain_systems(systems).items()]
@@ -125,7 +123,7 @@ def _what_only_chips_have(scenario: "Scenario") -> None:
             raise error_at_path(("systems", *path, keys[0]), value, reason)
 
 
-def _what_a_ring_obeys(scenario: "Scenario") -> None:
+def _what_a_ring_obeys(scenario: ScenarioKeys) -> None:
     """Check that systems with `policy: ring` have compiled pipelines and no key that it ignores."""
     for name, system in plain_systems(scenario.systems).items():
         if system.policies.batching is not ring:
@@ -160,7 +158,7 @@ def _ring_problem(system: System, by_chip: bool) -> str:
     return problem and f"{problem}; expected a system without it"
 
 
-def _what_speculation_obeys(scenario: "Scenario") -> None:
+def _what_speculation_obeys(scenario: ScenarioKeys) -> None:
     """Check that systems with `speculate` have no key with which drafts are not simulated."""
     prefills = [f"{name}.prefill" for name, of in scenario.systems.items() if isinstance(of, Pools)]
     both = both_pools(scenario.systems)
@@ -195,7 +193,7 @@ def _what_speculation_obeys(scenario: "Scenario") -> None:
                 raise error_at_path(path, system.speculate, reason)
 
 
-def _no_prefixes_of_states(scenario: "Scenario") -> None:
+def _no_prefixes_of_states(scenario: ScenarioKeys) -> None:
     """Check that no system keeps prefixes of a model that has states of fixed size.
 
     A state holds a whole prompt. A prefix would need a copy of the state at its end.
@@ -212,7 +210,7 @@ def _no_prefixes_of_states(scenario: "Scenario") -> None:
             raise error_at_path((*path, "prefix_caching"), True, reason)
 
 
-def _experts_to_sample(scenario: "Scenario") -> None:
+def _experts_to_sample(scenario: ScenarioKeys) -> None:
     """Check that the models of systems with `routing: sampled` have routed experts."""
     for path, system in _scheduled(scenario):
         model = system.model or scenario.model
@@ -221,7 +219,7 @@ def _experts_to_sample(scenario: "Scenario") -> None:
             raise error_at_path((*path, "routing"), "sampled", f"{reason}; try leaving routing out")
 
 
-def _refused_users_pause(scenario: "Scenario") -> None:
+def _refused_users_pause(scenario: ScenarioKeys) -> None:
     """Check that refused users pause.
 
     Without a pause a refused user sends again at the same instant, until no request is left.
@@ -241,7 +239,7 @@ def _refused_users_pause(scenario: "Scenario") -> None:
             raise error_at_path((*path, "max_waiting"), most, reason)
 
 
-def _what_pools_simulate(scenario: "Scenario") -> None:
+def _what_pools_simulate(scenario: ScenarioKeys) -> None:
     """Check that the systems of pools have no key that pools do not simulate."""
     for name, pools in scenario.systems.items():
         if not isinstance(pools, Pools):
@@ -258,7 +256,7 @@ def _what_pools_simulate(scenario: "Scenario") -> None:
             raise error_at_path(("systems", name, pool, *key.split(".")), key, reason)
 
 
-def _drafts_problem(scenario: "Scenario", name: str) -> tuple[str, str]:
+def _drafts_problem(scenario: ScenarioKeys, name: str) -> tuple[str, str]:
     """Return the key and the problem of drafts of a prefill pool; ('', '') for none.
 
     A drafter that the decode pool does not use would be paid for nothing.
@@ -275,7 +273,7 @@ def _drafts_problem(scenario: "Scenario", name: str) -> tuple[str, str]:
     )
 
 
-def _scheduled(scenario: "Scenario") -> Iterator[tuple[tuple[str, ...], System]]:
+def _scheduled(scenario: ScenarioKeys) -> Iterator[tuple[tuple[str, ...], System]]:
     """Yield the systems with the options of a scheduler, and the path of their keys."""
     for name, system in plain_systems(scenario.systems).items():
         yield ("systems", *key_path(scenario.systems, name)), system
@@ -286,7 +284,7 @@ def _scheduled(scenario: "Scenario") -> Iterator[tuple[tuple[str, ...], System]]
 _IN_PLACE = "got capacity for a pool in place; expected a system that serves requests alone"
 
 
-def _searched_within_limits(scenario: "Scenario") -> None:
+def _searched_within_limits(scenario: ScenarioKeys) -> None:
     """Check that each search by capacity has limits to meet and a load to vary."""
     for name, system in plain_systems(scenario.systems).items():
         if system.plan.search != "capacity":
@@ -305,7 +303,7 @@ def _searched_within_limits(scenario: "Scenario") -> None:
                 raise error_at_path(path, "capacity", reason)
 
 
-def _searched_splits(scenario: "Scenario") -> None:
+def _searched_splits(scenario: ScenarioKeys) -> None:
     """Check that each search for the sizes of attention and FFN pools has limits and a load."""
     for name, both in both_pools(scenario.systems).items():
         if not both.plan:
@@ -318,7 +316,7 @@ def _searched_splits(scenario: "Scenario") -> None:
             raise error_at_path(path, "capacity", reason)
 
 
-def _search_problem(scenario: "Scenario", fails: bool, hint: str) -> str:
+def _search_problem(scenario: ScenarioKeys, fails: bool, hint: str) -> str:
     """Return why a system cannot be searched for by capacity; empty if it can.
 
     fails: whether it has outages. hint: what to try instead.

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
+from sim.hardware.chip import Chip
 from sim.inputs.errors import error_at_path
 from sim.inputs.values import Value
 from sim.scenario.attention_ffn import AttentionFfn
@@ -231,6 +232,22 @@ def _with_those_in_place(systems: Mapping[str, AnySystem]) -> dict[str, AnySyste
 def pool_of(systems: Mapping[str, AnySystem], member: str) -> str | None:
     """Return 'prefill' for the member 'pd.prefill' of pools; None for other members."""
     return None if member in systems else member.rsplit(".", 1)[1]
+
+
+def owned_chips(systems: Mapping[str, AnySystem], name: str) -> dict[str, tuple[Chip, int]]:
+    """Return the kind and number of chips of a plain system, by the key of their owner costs.
+
+    A system of attention and FFN pools has two keys, such as 'afd.attention' and 'afd.ffn'. The
+    chips of a drafter have the key 'spec.draft', or the name of their system.
+    """
+    system, key = member_system(systems, name), ".".join(key_path(systems, name))
+    if isinstance(system, AttentionFfn):
+        return {f"{key}.{pool}": own.hardware[:2] for pool, own in system.pools.items()}
+    plain = plain_system(systems, name)
+    chips = {key: plain.hardware[:2]}
+    if drafter := plain.drafter:
+        chips[drafter.name or f"{key}.draft"] = drafter.hardware[:2]
+    return chips
 
 
 def link_energy(systems: Mapping[str, AnySystem], member: str) -> JoulesPerByte:

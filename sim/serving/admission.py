@@ -134,7 +134,9 @@ class Admission:
         self.prefilling.append(request)
 
     def drop_cancelled_prompts(self) -> None:
-        """End cancelled requests whose prompts are next."""
+        """End cancelled requests whose prompts are next, and admit others."""
+        if not (self.prefilling and self.prefilling[0].cancelled):
+            return
         while self.prefilling and self.prefilling[0].cancelled:
             ended = self.prefilling.popleft()
             for request, cached in self.kv_cache.uncomputed(ended, self.prefilling):
@@ -142,6 +144,7 @@ class Admission:
                 if math.isnan(request.answered):
                     self.rows.cached[request.id] = cached
             self.end(ended, self.env.now)
+        self.admit()
 
     def requeue(self, request: Request, decoded: int, steps: int) -> None:
         """Put a preempted request first in the queue. Its generated tokens become prompt.

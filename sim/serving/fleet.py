@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from sim.cost.energy import Tally, summed
 from sim.results.rows import Rows, Span, Traffic
-from sim.serving.event_order import CallAfter, CallUrgently, schedule_outages
+from sim.serving.event_order import CallAfter, CallUrgently
 from sim.serving.executors.choice import executor_for
 from sim.serving.policy import Router, ring
 from sim.serving.policy_checks import checked_router
-from sim.serving.pool_outages import RankFailures, StepStops
 from sim.serving.replica import Replica
 from sim.serving.replica_config import Outage, ReplicaConfig
 from sim.serving.request import Request
@@ -88,7 +87,7 @@ class ServingFleet:
     """The replicas as they are now, and the records of those that failed.
 
     failed: by replica, a record for each failure. held: requests that wait while none is up.
-    stops: by replica, the failures of an FFN pool or a drafter.
+    after_repair: by replica, what to call when another one has replaced it.
     overhead: the smallest of all replicas [s]; it has passed when a request is routed.
     """
 
@@ -112,7 +111,7 @@ class ServingFleet:
         self.failing = any(config.outages or config.pool_outages for config in configs)
         self.failed: list[list[ReplicaRecord]] = [[] for _ in configs]
         self.held: deque[Request] = deque()
-        self.stops: dict[int, StepStops] = {}
+        self.after_repair: dict[int, Callable[[], None]] = {}
 
     def build(self, number: int) -> Replica:
         """Return an empty replica with its executor."""
@@ -166,17 +165,6 @@ class ServingFleet:
 
     # Replicas fail.
 
-    def schedule_outages(self) -> None:
-        """Schedule the failures and repairs of all replicas."""
-        for number, config in enumerate(self.configs):
-            if outages := config.pool_outages:
-                self.stops[number] = StepStops(self.env, number, outages.other, self)
-                self.stops[number].schedule()
-                if outages.attention:
-                    RankFailures(self.env, number, outages.attention, self).schedule()
-            down, up_again = partial(self.down, number), partial(self.up_again, number)
-            schedule_outages(self.env, config.outages, down, up_again)
-
     def down(self, number: int, outage: Outage) -> None:
         """Let a replica fail. Its requests begin again, or fail."""
         replica = self.replicas[number]
@@ -201,8 +189,8 @@ class ServingFleet:
     def up_again(self, number: int, _: Outage) -> None:
         """Replace a failed replica by an empty one, which has its weights loaded."""
         self.replicas[number] = self.build(number)
-        if number in self.stops:
-            self.stops[number].stop()
+        if number in self.after_repair:
+            self.after_repair[number]()
         while self.held:
             self.send_again(self.held.popleft())
 

@@ -14,14 +14,8 @@ The last chunk is left to the caller, because a token follows it.
 
 import math
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sim.results.histogram import BINS_PER_DECADE
 from sim.serving.numba_cache import compiled, inlined
-
-Floats = NDArray[np.float64]
-Counts = NDArray[np.int64]
 
 # Rows of `stages`, float[row, stage], s: when a stage is free, its working time so far, and its
 # time in the current step. Then its layers, a row for each kind of attention.

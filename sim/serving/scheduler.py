@@ -18,7 +18,7 @@ from sim.serving.micro_batch import MicroBatch
 from sim.serving.policy import BatchDecision, BatchState, continuous, is_steady
 from sim.serving.policy_checks import checked_batching, policy_name
 from sim.serving.prompt_chunks import take_chunks
-from sim.serving.received import clear_first_prompts, join_received
+from sim.serving.received import add_received
 from sim.serving.request import Request
 from sim.serving.step_draws import kv_per_step
 from sim.units import Seconds
@@ -110,7 +110,7 @@ class Scheduler:
         """
         prefilling = self.prefilling
         if prefilling and (prefilling[0].cancelled or prefilling[0].is_prefilled):
-            clear_first_prompts(self, batch)
+            self.join_received(batch)
         batch.preempted = preempted = not self.reserve and self.preempt(batch)
         running = batch.running
         if not running and (not prefilling or self.in_flight > self.allowed):
@@ -193,14 +193,11 @@ class Scheduler:
         together would pack into one micro-batch, and the stages would wait for it.
         """
         share, more = divmod(self.admission.kv_cache.sequences_used, self.limits.micro_batches)
-        if more and (not share or self.count_above(share, batch) < more):
+        others = (other.running for other in self.batches if other is not batch)
+        if more and (not share or sum(running > share for running in others) < more):
             share += 1
         size = self.policies.size
         return (share if size is None else min(share, size)) - batch.running
-
-    def count_above(self, share: int, batch: MicroBatch) -> int:
-        """Return how many other micro-batches hold more sequences than `share`."""
-        return sum(other.running > share for other in self.batches if other is not batch)
 
     def steps_until_change(self, batch: MicroBatch) -> int:
         """Return the steps for which nothing changes."""
@@ -257,6 +254,11 @@ class Scheduler:
         else:
             batch.join(request, leave)
 
+    def join_received(self, batch: MicroBatch) -> None:
+        """Add sequences whose prompts another replica has computed to a micro-batch."""
+        joined = add_received(self.admission, batch, self.places)
+        self.update_allowed(batch, batch.running - joined)
+
     def preempt(self, batch: MicroBatch) -> bool:
         """Preempt the youngest sequences until the KV cache has room for a token of the others.
 
@@ -276,16 +278,14 @@ class Scheduler:
             batch.begun = False
         preempted = batch.running < before
         if preempted and not batch.running and self.prefilling and self.prefilling[0].is_prefilled:
-            join_received(self, batch)
+            self.join_received(batch)
             self.preempt(batch)
         return preempted
 
     def batch_of(self, request: Request) -> MicroBatch | None:
         """Return the micro-batch that holds a request's sequence; None without one."""
-        for batch in self.batches:
-            if any(running is request for _, _, running in batch.finish_steps):
-                return batch
-        return None
+        held = (b for b in self.batches if any(r is request for _, _, r in b.finish_steps))
+        return next(held, None)
 
     def keep_kv(self, request: Request, decoded: int, steps: int) -> None:
         """Let a request hold the KV of its decoded tokens, in place of what its steps took."""

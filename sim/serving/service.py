@@ -14,6 +14,7 @@ from sim.serving.event_order import CallUrgently
 from sim.serving.fleet import Mark, ServingFleet, between
 from sim.serving.front_end import FrontEnd, FrontEndTimes
 from sim.serving.limits import SchedulerLimits
+from sim.serving.outages import schedule_failures
 from sim.serving.policy import DEFAULT, Policies, Router
 from sim.serving.pools import PooledFleet
 from sim.serving.replica_config import ReplicaConfig
@@ -146,7 +147,7 @@ class Service:
 
     def run(self) -> Rows:
         """Run until all requests have ended, and return their rows."""
-        self.fleet.schedule_outages()
+        schedule_failures(self.fleet)
         if self.requests.users is None:
             self.schedule_arrival()
         else:

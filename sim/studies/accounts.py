@@ -14,11 +14,11 @@ from sim.cost.step import Costs
 from sim.economics.owner_costs import (
     Capex,
     CostEstimate,
-    EconomicTerms,
     OwnerCosts,
     host_power,
     joules_per_token,
     lifetime_costs,
+    system_capex,
 )
 from sim.economics.token_price import ServedTokens, token_price
 from sim.planning.deployment import Deployment
@@ -30,8 +30,7 @@ from sim.results.rows import Rows
 from sim.results.statistics import AvailabilityMetrics, ReplayMetrics
 from sim.results.summary import CapacityEstimate, EnergyUse, TokenCosts
 from sim.scenario.outages import failing_units
-from sim.scenario.pools import link_energy
-from sim.scenario.purchases import owned_chips, purchase
+from sim.scenario.pools import link_energy, owned_chips
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.studies.bound import cached_prefix, first_token, load_point, loop_of
@@ -160,7 +159,8 @@ def energy_parts(
     chips. The bytes between them count once.
     tally: the work of all copies.
     """
-    owners = [scenario.money.systems.get(key, OwnerCosts()) for key in owned_chips(scenario, name)]
+    keys = owned_chips(scenario.systems, name)
+    owners = [scenario.money.systems.get(key, OwnerCosts()) for key in keys]
     costs, link = deployment.costs, link_energy(scenario.systems, name)
     chips = copies * (deployment.own_chips + scenario.spare_chips(name))
     around = host_power(deployment.layout.chip, owners[0])
@@ -319,9 +319,21 @@ def replay_metrics(
     )
 
 
+def _purchase(scenario: Scenario, name: str, copies: int) -> Capex | None:
+    """Return the cost to buy copies of a plain system, with spares; None if a price is unknown."""
+    parts: list[Capex] = []
+    for key, (chip, chips) in owned_chips(scenario.systems, name).items():
+        own = scenario.money.systems.get(key, OwnerCosts())
+        spares = scenario.spare_chips(name, other=bool(parts))
+        if (part := system_capex(chip, chips + spares, own)) is None:
+            return None
+        parts.append(part)
+    return Capex(*map(sum, zip(*parts, strict=True))).times(copies)
+
+
 def total_capex(scenario: Scenario, copies: Mapping[str, int]) -> Capex | None:
     """Return the capital cost of copies of plain systems; None if a price is not known."""
-    known = [capex for name, n in copies.items() if (capex := purchase(scenario, name, n))]
+    known = [capex for name, n in copies.items() if (capex := _purchase(scenario, name, n))]
     return Capex(*map(sum, zip(*known, strict=True))) if len(known) == len(copies) else None
 
 
@@ -329,8 +341,3 @@ def lifetime_estimates(scenario: Scenario) -> dict[str, CostEstimate]:
     """Return the costs over the years of systems with known prices, whatever they serve."""
     capex = {name: total_capex(scenario, scenario.members(name)) for name in scenario.systems}
     return {name: lifetime_costs(scenario.money, owned) for name, owned in capex.items() if owned}
-
-
-def economic_terms(scenario: Scenario) -> EconomicTerms:
-    """Return the terms of payment of a scenario."""
-    return scenario.money.terms

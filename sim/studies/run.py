@@ -51,7 +51,6 @@ from sim.scenario.sources import ScenarioSource, as_scenario, require_whole
 from sim.studies.accounts import (
     availability_metrics,
     capacity_estimate,
-    economic_terms,
     lifetime_estimates,
     replay_metrics,
     token_costs,
@@ -138,7 +137,7 @@ class Result:
             measured=self.measured,
             slo=scenario.slo.limits if scenario.slo else None,
             slo_percentile=scenario.slo.percentile if scenario.slo else None,
-            economics=economic_terms(scenario) if scenario.economics else None,
+            economics=scenario.money.terms if scenario.economics else None,
             estimate=estimate or None,
             systems={name: self.system_summary(name) for name in self.systems},
             order=self.order,

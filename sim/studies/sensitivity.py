@@ -24,9 +24,8 @@ from sim.results.sensitivity_summary import (
 )
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.pools import both_pools, plain_systems
-from sim.scenario.purchases import purchase
 from sim.scenario.scenario import Scenario
-from sim.studies.accounts import energy_parts
+from sim.studies.accounts import energy_parts, total_capex
 from sim.studies.run import run
 from sim.studies.uncertain_numbers import Studied, uncertain_numbers
 from sim.units import Seconds
@@ -237,7 +236,7 @@ def _costs_per_token(
     alone = (part._replace(chips=part.chips / replicas) for _, part in parts)
     used = energy(alone, tpot, money.pue)
     metrics = {"joules": sum(used.values())} if used else {}
-    if has := purchase(scenario, name):
+    if has := total_capex(scenario, {name: 1}):
         drawn = replicas * (sum(used.values()) - used["pue"]) / tpot if used else None
         if price := token_price(money, has, drawn, ServedTokens(replicas, replicas, tpot)):
             metrics["usd"] = price.usd_per_mtok

@@ -17,7 +17,7 @@ from sim.inputs.key_paths import JsonObject, JsonValue, Scalar, scalar_values
 from sim.planning.deployment import Deployment
 from sim.results.encoding import OMIT_NONE, json_object
 from sim.scenario.layout import deploy_members
-from sim.scenario.purchases import owned_chips
+from sim.scenario.pools import owned_chips
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario, scenario_from
 from sim.studies.design import search_plans
@@ -134,7 +134,7 @@ def _card_price_range(scenario: Scenario, name: str) -> dict[str, Scalar]:
 
     Left out: fleets, attention and FFN pools, and systems with a price of their own in `economics`.
     """
-    if name not in scenario.members(name) or name not in owned_chips(scenario, name):
+    if name not in scenario.members(name) or name not in owned_chips(scenario.systems, name):
         return {}
     costs = scenario.money.systems.get(name, OwnerCosts())
     chip = scenario.plain(name).hardware[0]

@@ -130,9 +130,9 @@ def is_routed(system: System) -> bool:
     return any(block.experts for block in system.model.blocks)
 
 
-def error_statistics(rows: Iterable[PointComparison]) -> ErrorStatistics:
+def error_statistics(rows: Iterable[PointComparison | PointRow]) -> ErrorStatistics:
     """Return the statistics of the rows that have an error."""
-    errors = [100 * row.error for row in rows if row.error is not None]
+    errors = [row.error_pct for row in rows if row.error_pct is not None]
     sizes = [abs(error) for error in errors]
     if not errors:
         return ErrorStatistics(n=0)
@@ -141,7 +141,7 @@ def error_statistics(rows: Iterable[PointComparison]) -> ErrorStatistics:
     )
 
 
-def statistics_by_metric(rows: Iterable[PointComparison]) -> dict[str, ErrorStatistics]:
+def statistics_by_metric(rows: Iterable[PointComparison | PointRow]) -> dict[str, ErrorStatistics]:
     """Return the statistics of each metric of the rows, in order of their names."""
     rows = list(rows)
     return {

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from statistics import mean, median
 
 from sim.catalogue.engines import NO_ENGINE
 from sim.catalogue.measurements import errors_at_row, read_csv_table
@@ -19,8 +18,9 @@ from sim.hardware.engine import PAIRS, Engine
 from sim.hardware.kernels import Kernels
 from sim.inputs.document import read_value
 from sim.inputs.names import aliases, catalogue_names, find_entry
-from sim.results.validation_summary import ErrorStatistics, PointRow, ValidationSummary
+from sim.results.validation_summary import PointRow, ValidationSummary
 from sim.units import Seconds
+from sim.validation.agreement import error_statistics, statistics_by_metric
 from sim.validation.kernel_works import KernelWork, kernel_work
 from sim.validation.points import cell_number
 from sim.validation.systems import InexpressibleError
@@ -98,13 +98,13 @@ def kernel_summary(rows: Iterable[PointRow]) -> ValidationSummary:
     for row in scored:
         for group in (row.status, row.chip, f"{row.chip}, {row.engine}", f"shape {row.shape}"):
             groups.setdefault(group, []).append(row)
-    overall = _statistics(scored)
+    overall = error_statistics(scored)
     return ValidationSummary(
         points=tuple(rows),
-        metrics=_by_metric(scored),
+        metrics=statistics_by_metric(scored),
         median_ape=overall.median_ape,
         mape=overall.mape,
-        groups={name: _by_metric(groups[name]) for name in sorted(groups)},
+        groups={name: statistics_by_metric(groups[name]) for name in sorted(groups)},
         expressed=sum(row.simulated is not None for row in rows),
         total=len(rows),
     )
@@ -202,21 +202,3 @@ def chip_of_table(name: str) -> Chip | None:
     spellings = ("-".join(words), "_".join(words))
     path = next((known[spelling] for spelling in spellings if spelling in known), None)
     return read_value(path, Chip) if path else None
-
-
-def _statistics(rows: Iterable[PointRow]) -> ErrorStatistics:
-    errors = [row.error_pct for row in rows if row.error_pct is not None]
-    if not errors:
-        return ErrorStatistics(n=0)
-    sizes = [abs(error) for error in errors]
-    return ErrorStatistics(
-        median_ape=median(sizes), mape=mean(sizes), bias=mean(errors), n=len(errors)
-    )
-
-
-def _by_metric(rows: Iterable[PointRow]) -> dict[str, ErrorStatistics]:
-    rows = list(rows)
-    return {
-        name: _statistics(row for row in rows if row.metric == name)
-        for name in sorted({row.metric for row in rows})
-    }

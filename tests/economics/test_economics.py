@@ -71,9 +71,6 @@ def test_576_cards_by_throughput(throughput, dear, cheap):
 )
 def test_576_cards_in_joules(throughput, joules):
     assert joules_per_token(576 * 185, throughput) == pytest.approx(joules, rel=0.02)
-    assert joules_per_token(576 * 185, throughput, 0.5, 1.2) == pytest.approx(
-        2.4 * joules, rel=0.02
-    )
 
 
 def test_a_rented_gpu():

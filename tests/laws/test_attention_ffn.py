@@ -26,14 +26,13 @@ from sim.planning.deployment import DeploymentParts, LimitOverrides
 from sim.planning.draft_gain import draft_gain
 from sim.reliability.failures import Failures, Faults
 from sim.scenario.attention_ffn import AttentionFfn
-from sim.scenario.purchases import purchase
 from sim.scenario.scenario import Scenario
 from sim.scenario.speculate import Draft, Speculate
 from sim.scenario.system import System
 from sim.serving.policy import Policies
 from sim.serving.service import serve
 from sim.serving.step_draws import StepDraws
-from sim.studies.accounts import energy_parts
+from sim.studies.accounts import energy_parts, total_capex
 from sim.studies.explaining import explain
 from sim.studies.file_numbers import file_numbers, with_change
 from sim.studies.run import plan, run
@@ -362,7 +361,7 @@ def test_energy_and_money_are_those_of_both_pools(scenario):
     # 50 tokens of each request, in each of 4 layers: 64 numbers, copies of 1 B and of 2 B
     copies = 4 * (1 - math.comb(6, 2) / math.comb(8, 2))
     assert costs.sent(tally) == pytest.approx(4 * (20 + 29) * 4 * 64 * copies * (1 + 2))
-    capex = purchase(scenario, "afd")
+    capex = total_capex(scenario, {"afd": 1})
     assert (capex.cards, capex.chips, capex.power) == (6, 600.0, 126.0)
 
 

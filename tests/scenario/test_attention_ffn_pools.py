@@ -10,7 +10,6 @@ from sim.hardware.chip import Memory
 from sim.hardware.power import Power
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.pools import PoolCopies, Pools
-from sim.scenario.purchases import purchase
 from sim.scenario.scenario import Scenario, read
 from sim.scenario.speculate import Speculate
 from sim.scenario.system import System
@@ -160,7 +159,7 @@ def test_energy_and_money_are_those_of_three_pools(served):
     links = 5e-9 * within + LINK_ENERGY * prefill.sent
     assert joules["links"] == pytest.approx(links, rel=1e-9)
     bought = total_capex(scenario, {"named.prefill": 1, "named.decode": 1})
-    apart = [purchase(scenario, name) for name in ("one", "afd")]
+    apart = [total_capex(scenario, {name: 1}) for name in ("one", "afd")]
     assert bought.chips == sum(part.chips for part in apart) == 800.0
     assert bought == total_capex(scenario, {"placed.prefill": 1, "placed.decode": 1})
 

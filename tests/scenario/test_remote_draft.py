@@ -5,7 +5,8 @@ import pytest
 import sim
 from sim.results.encoding import json_object
 from sim.scenario.outages import failing_units
-from sim.scenario.purchases import owned_chips, purchase
+from sim.scenario.pools import owned_chips
+from sim.studies.accounts import total_capex
 from sim.studies.explaining import explain
 from sim.studies.run import plan, run
 from sim.studies.sensitivity import single_request_metrics
@@ -101,7 +102,7 @@ def test_a_named_drafter_is_the_one_in_place(scenario, result, tmp_path):
     text = text.replace("small: {card", "named.draft: {card")
     in_place = run(read(tmp_path, text)).summary.systems["named"]
     assert json_object(in_place) == json_object(result.summary.systems["named"])
-    assert list(owned_chips(scenario, "named")) == ["named", "small"]
+    assert list(owned_chips(scenario.systems, "named")) == ["named", "small"]
 
 
 def test_chips_money_and_energy_are_those_of_both_parts(scenario, result):
@@ -109,7 +110,7 @@ def test_chips_money_and_energy_are_those_of_both_parts(scenario, result):
     identity = systems["named"].identity
     assert (identity.chips, identity.own_chips, identity.drafter.chips) == (4, 2, 2)
     assert identity.hardware[0] == "2 x h100-sxm + 2 x l40s"
-    assert purchase(scenario, "named") == purchased(scenario, "plain", "small")
+    assert total_capex(scenario, {"named": 1}) == purchased(scenario, "plain", "small")
     own, plain, small = (power(systems[name], "idle") for name in ("named", "plain", "small"))
     assert own == pytest.approx(plain + small, rel=1e-9)
     assert systems["both"].identity.chips == 2 * 4 + 2
@@ -152,7 +153,7 @@ def test_drafts_of_a_prefill_pool_on_other_chips_are_refused_by_name(tmp_path):
 
 def test_without_drafts_no_chips_draft(tmp_path, result):
     none = read(tmp_path, SPEC.replace("tokens: 3", "tokens: 0"))
-    assert list(owned_chips(none, "named")) == ["named"]
+    assert list(owned_chips(none.systems, "named")) == ["named"]
     summary = run(none).summary.systems["named"]
     assert json_object(summary) == json_object(result.summary.systems["plain"])
 
@@ -165,8 +166,8 @@ def test_spare_nodes_of_the_model_are_not_bought_for_its_drafter(tmp_path):
     spared = both.spare_chips("named")
     assert (spared, both.spare_chips("plain")) == (2, 0)
     assert [unit.chips for unit in failing_units(both, "named", both.deploy("named"))] == [2]
-    bought = purchase(both, "named").chips - purchased(both, "plain", "small").chips
-    assert bought == pytest.approx(purchase(both, "plain").chips)
+    bought = total_capex(both, {"named": 1}).chips - purchased(both, "plain", "small").chips
+    assert bought == pytest.approx(total_capex(both, {"plain": 1}).chips)
     result = run(both).summary.systems
     idle = power(result["named"], "idle") - power(result["small"], "idle")
     assert idle == pytest.approx(2 * power(result["plain"], "idle"), rel=1e-9)
@@ -198,7 +199,9 @@ def test_a_drafter_that_fails_is_needed_as_well(tmp_path):
     both, alone = read(tmp_path, text), read(tmp_path, own)
     chips = [unit.chips for unit in failing_units(both, "named", both.deploy("named"))]
     assert chips == [2, 2]
-    assert purchase(both, "named").chips - purchase(alone, "named").chips == pytest.approx(2 * 1000)
+    assert total_capex(both, {"named": 1}).chips - total_capex(
+        alone, {"named": 1}
+    ).chips == pytest.approx(2 * 1000)
     results = [run(of).summary.systems["named"] for of in (both, alone)]
     shares = [of.metrics.availability.availability for of in results]
     assert 0 < shares[0] < shares[1] < 1
@@ -207,7 +210,7 @@ def test_a_drafter_that_fails_is_needed_as_well(tmp_path):
 
 
 def purchased(scenario, *names):
-    first, second = (purchase(scenario, name) for name in names)
+    first, second = (total_capex(scenario, {name: 1}) for name in names)
     return type(first)(*map(sum, zip(first, second, strict=True)))
 
 

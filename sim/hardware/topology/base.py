@@ -74,14 +74,14 @@ class Message(NamedTuple):
 Phase = tuple[Message, ...]
 
 
-def everyone_to_everyone(members: Sequence[int], share: float, pace: float | None = None) -> Phase:
+def everyone_to_everyone(members: Sequence[int], share: float) -> Phase:
     """Return a message from each chip to each other chip.
 
     In turn k chip i sends to chip i + k, so that no chip receives two messages at once.
     """
     n = len(members)
     return tuple(
-        Message(members[i], members[(i + turn) % n], share, pace)
+        Message(members[i], members[(i + turn) % n], share)
         for turn in range(1, n)
         for i in range(n)
     )
@@ -271,30 +271,22 @@ class Topology(Value, ABC):
         return group
 
     def all_reduce(
+        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0
+    ) -> Seconds:
+        """Return the time of the fastest all-reduce."""
+        return self.fastest(group, nbytes, latency, efficiency)[0]
+
+    def fastest(
         self,
         group: range,
         nbytes: Bytes,
         latency: Seconds = 0.0,
         efficiency: float = 1.0,
         allowed: Collection[AllReduce] = (),
-    ) -> Seconds:
-        """Return the time until every chip has the sum, with the fastest allowed algorithm.
+    ) -> tuple[Seconds, Algorithm]:
+        """Return the time until every chip has the sum, and the algorithm that is fastest.
 
         An empty `allowed` allows every algorithm.
-        Raises: ValueError if the topology has none of the allowed algorithms.
-        """
-        return self.fastest(group, nbytes, latency, efficiency, allowed)[0]
-
-    def fastest(
-        self,
-        group: range,
-        nbytes: Bytes,
-        latency: Seconds,
-        efficiency: float,
-        allowed: Collection[AllReduce] = (),
-    ) -> tuple[Seconds, Algorithm]:
-        """Return the time and the algorithm of the fastest all-reduce.
-
         nbytes: may be an array; the algorithm is then the fastest for all of them, or ().
         Raises: ValueError if the topology has none of the allowed algorithms.
         """
@@ -384,6 +376,16 @@ class Topology(Value, ABC):
             return (everyone_to_everyone(group, 1.0),)
         part = everyone_to_everyone(group, 1 / len(group))
         return (part, part) if operation == "all_reduce" else (part,)
+
+    def cables_crossed(
+        self, operation: Operation, group: range, algorithm: Algorithm | Copies = ()
+    ) -> float:
+        """Return the cables that a byte of a collective crosses, over all of its messages."""
+        return sum(
+            message.share * self.hops(message.source, message.target)
+            for phase in self.messages(operation, group, algorithm)
+            for message in phase
+        )
 
     def uncontended(self, group: range) -> frozenset[Operation]:
         """Return the collectives whose messages meet on a cable only as their closed form says.

@@ -162,27 +162,8 @@ class Dragonfly(Topology):
         """Return `_parts_of`, kept, because a run needs it for every number of tokens."""
         key = (self.chips, group)
         if key not in self._split:
-            self._split[key] = self._parts_of(group)
+            self._split[key] = _parts_of(self, group)
         return self._split[key]
-
-    def _parts_of(self, group: range) -> tuple[list[int], Channel]:
-        """Return int[node], the group's chips, and the slowest channel while all nodes communicate.
-
-        Chips at equal places of two nodes communicate. Among three such pairs, at least one holds
-        no cable of its route and takes all the hops.
-        """
-        sizes = Counter(chip // self.node for chip in group)
-        racks = {node // self.rack for node in sizes}
-        # The largest number of global cables on any route.
-        cables = 3 if len(racks) > 1 and (self.chips or 0) > self.direct else 1
-        longest = (2 * self.link.latency + cables * self.global_link.latency) * (1 - 1e-9)
-        latency = 0.0
-        for (a, b), i in product(combinations(sizes, 2), range(min(3, self.node))):
-            latency = max(latency, self.channel(a * self.node + i, b * self.node + i).latency)
-            if latency >= longest:  # else thousands of nodes would take all their pairs
-                break
-        bandwidth = min(self.global_link.bandwidth, self._outside() / max(1, len(sizes) - 1))
-        return list(sizes.values()), Channel(latency, bandwidth)
 
     def all_reduces(
         self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float
@@ -252,10 +233,7 @@ class Dragonfly(Topology):
         Between nodes a chip sends to the chips whose part of the data overlaps its own.
         If the nodes have equally many chips of the group, that is the chip at its own place.
         """
-        members: defaultdict[int, list[int]] = defaultdict(list)
-        for chip in group:
-            members[chip // self.node].append(chip)
-        nodes = list(members.values())
+        nodes = list(_by_node(group, self.node).values())
         if len(nodes) == 1:
             return super().messages(operation, group, algorithm)
         per_node = self._outside() / (len(nodes) - 1)  # B/s
@@ -268,6 +246,23 @@ class Dragonfly(Topology):
         parts = 1.0 if algorithm[-1] == "one-shot" else 1 / len(nodes)
         return (*inside, *_between(nodes, parts, pace) * (1 if parts == 1 else 2), *inside)
 
+    def cables_crossed(
+        self, operation: Operation, group: range, algorithm: Algorithm | Copies = ()
+    ) -> float:
+        """Return the cables that a byte of a collective crosses, over all of its messages.
+
+        An all-to-all is counted by pairs of nodes, because its messages may be millions.
+        """
+        if operation != "all_to_all":
+            return super().cables_crossed(operation, group, algorithm)
+        members = _by_node(group, self.node)
+        hops = sum(len(chips) * (len(chips) - 1) for chips in members.values())
+        for (a, here), (b, there) in permutations(members.items(), 2):
+            leave, enter, between, _ = self._gates(a, b)
+            hops += len(here) * len(there) * (between + 2)
+            hops -= len(there) * (leave in here) + len(here) * (enter in there)
+        return hops / len(group)
+
     def uncontended(self, group: range) -> frozenset[Operation]:
         """Return all collectives, if the nodes have equally many chips of the group.
 
@@ -279,6 +274,34 @@ class Dragonfly(Topology):
         if len(set(sizes)) > 1:
             return frozenset()
         return OPERATIONS - ({"all_to_all"} if len(sizes) > 1 else set())
+
+
+def _by_node(group: range, node: int) -> dict[int, list[int]]:
+    """Return the chips of a group by their node. node: chips of a node."""
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for chip in group:
+        members[chip // node].append(chip)
+    return members
+
+
+def _parts_of(of: Dragonfly, group: range) -> tuple[list[int], Channel]:
+    """Return int[node], the group's chips, and the slowest channel while all nodes communicate.
+
+    Chips at equal places of two nodes communicate. Among three such pairs, at least one holds
+    no cable of its route and takes all the hops.
+    """
+    sizes = Counter(chip // of.node for chip in group)
+    racks = {node // of.rack for node in sizes}
+    # The largest number of global cables on any route.
+    cables = 3 if len(racks) > 1 and (of.chips or 0) > of.direct else 1
+    longest = (2 * of.link.latency + cables * of.global_link.latency) * (1 - 1e-9)
+    latency = 0.0
+    for (a, b), i in product(combinations(sizes, 2), range(min(3, of.node))):
+        latency = max(latency, of.channel(a * of.node + i, b * of.node + i).latency)
+        if latency >= longest:  # else thousands of nodes would take all their pairs
+            break
+    bandwidth = min(of.global_link.bandwidth, of._outside() / max(1, len(sizes) - 1))
+    return list(sizes.values()), Channel(latency, bandwidth)
 
 
 def _holder(node: int, here: int, there: int, peers: int) -> int:

@@ -14,12 +14,12 @@ from sim.results.histogram import Gaps
 from sim.results.rows import Traffic
 from sim.serving.executors.executor import BatchStep, Executor
 from sim.serving.executors.fast_forward import FastForwardExecutor
+from sim.serving.executors.outer import OuterExecutor
 from sim.serving.executors.stepwise import StepwiseExecutor
-from sim.serving.request import Request
 from sim.units import Seconds
 
 
-class PausingExecutor(Executor):
+class PausingExecutor(OuterExecutor):
     """An executor that can stop for some time, and can change its costs.
 
     A step under way then begins again, because its partial results are lost. Its sequences keep
@@ -88,9 +88,6 @@ class PausingExecutor(Executor):
         if coming < len(self.times):
             self.executor.end_before(self.times[coming])
 
-    def interrupt(self, request: Request | None = None) -> None:
-        self.executor.interrupt(request)
-
     def back(
         self, batch_step: BatchStep, executor: Executor, attempt: BatchStep, leave: Seconds
     ) -> None:
@@ -100,9 +97,6 @@ class PausingExecutor(Executor):
         del self.attempts[batch_step]
         self.complete(batch_step, attempt, leave)
 
-    def abort(self) -> None:
-        self.executor.abort()
-
     def steps_made(self, batch_step: BatchStep) -> float:
         attempt = self.attempts.get(batch_step)
         return self.executor.steps_made(attempt) if attempt else 0.0
@@ -111,19 +105,8 @@ class PausingExecutor(Executor):
         attempt = self.attempts.get(batch_step)
         return self.executor.steps_so_far(attempt) if attempt and not self.paused else 0
 
-    def tally_so_far(self) -> Tally:
-        return self.executor.tally_so_far()
-
     def busy_so_far(self) -> NDArray[np.float64]:
         return self.busy - self.executor.busy + self.executor.busy_so_far()
-
-    def stop(self) -> None:
-        self.executor.stop()
-        super().stop()
-
-    @property
-    def free_at(self) -> Seconds:
-        return self.executor.free_at
 
     @property
     def replays(self) -> int:

@@ -1,32 +1,23 @@
 """Repeats of steps that fail from link errors."""
 
-from collections import deque
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-import numpy as np
 import simpy
-from numpy.typing import NDArray
 
-from sim.cost.energy import Tally
 from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.histogram import Gaps
-from sim.results.rows import Traffic
 from sim.serving.event_order import CallAfter
 from sim.serving.executors.executor import BatchStep, Executor
-from sim.serving.kv_cache import KVCache
-from sim.serving.request import Request
+from sim.serving.executors.outer import OuterExecutor
 from sim.units import Seconds
 
 
-class RetryExecutor(Executor):
+class RetryExecutor(OuterExecutor):
     """An executor that repeats failed steps, from the first stage, on another executor.
 
     The other executor makes the good steps before one that fails, many in one event if it can. The
     step that fails is sent alone.
 
-    executor: the other executor, which takes each attempt through the stages.
     attempts: by batch step that has failed or will fail, the batch step that is sent instead.
     retried: batch steps of which at least one attempt is over.
     """
@@ -75,9 +66,6 @@ class RetryExecutor(Executor):
             self.retried.remove(batch_step)
             self.complete(batch_step, attempt, leave)
 
-    def abort(self) -> None:
-        self.executor.abort()
-
     def steps_made(self, batch_step: BatchStep) -> float:
         """Return the steps made. A step that is being repeated counts whole."""
         if batch_step in self.retried:
@@ -91,52 +79,8 @@ class RetryExecutor(Executor):
 
     def stop(self) -> None:
         self.attempts.clear()
-        self.executor.stop()
         super().stop()
-
-    # Everything else is done by the other executor alone.
-
-    def interrupt(self, request: Request | None = None) -> None:
-        self.executor.interrupt(request)
-
-    def end_before(self, time: Seconds) -> None:
-        self.executor.end_before(time)
-
-    def interrupt_step(self, batch_step: BatchStep) -> None:
-        self.executor.interrupt_step(batch_step)
-
-    def take_kv_from(self, kv_cache: KVCache) -> None:
-        self.executor.take_kv_from(kv_cache)
-
-    def assign_prefill_chunks(
-        self, request: Request, idle: deque[Any], most: int, start_step: Callable[[Any], object]
-    ) -> None:
-        self.executor.assign_prefill_chunks(request, idle, most, start_step)
-
-    def complete_silent(self) -> None:
-        self.executor.complete_silent()
-
-    def flush(self) -> None:
-        self.executor.flush()
-
-    def tally_so_far(self) -> Tally:
-        return self.executor.tally_so_far()
-
-    def busy_so_far(self) -> NDArray[np.float64]:
-        return self.executor.busy_so_far()
-
-    @property
-    def free_at(self) -> Seconds:
-        return self.executor.free_at
 
     @property
     def replays(self) -> int:
         return self.failures
-
-    @property
-    def traffic(self) -> Traffic | None:
-        return self.executor.traffic
-
-    @property
-    def busy(self) -> NDArray[np.float64]:
-        return self.executor.busy

@@ -1,23 +1,32 @@
-"""Failures of an attention pool, an FFN pool and a drafter while they serve.
+"""Failures of replicas, and of an attention pool, an FFN pool and a drafter while they serve.
 
-An FFN pool works for all ranks of the attention pool, and a drafter on other chips for all
-sequences of a replica. So steps stop while they are down. An attention rank holds the KV cache of
-its own sequences. While it is down, the other ranks go on.
+A replica fails as a whole. An FFN pool works for all ranks of the attention pool, and a drafter on
+other chips for all sequences of a replica. So steps stop while they are down. An attention rank
+holds the KV cache of its own sequences. While it is down, the other ranks go on.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING
-
-import simpy
 
 from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.serving.event_order import schedule_outages
 from sim.serving.executors.pausing import PausingExecutor
+from sim.serving.fleet import ServingFleet
 from sim.serving.replica import Replica
 from sim.serving.replica_config import Outage
 
-if TYPE_CHECKING:
-    from sim.serving.fleet import ServingFleet
+
+def schedule_failures(fleet: ServingFleet) -> None:
+    """Schedule the failures and repairs of all replicas and of their pools."""
+    for number, config in enumerate(fleet.configs):
+        if outages := config.pool_outages:
+            stops = StepStops(fleet, number)
+            schedule_outages(fleet.env, outages.other, stops.down, stops.up_again)
+            fleet.after_repair[number] = stops.stop
+            if outages.attention:
+                ranks = RankFailures(fleet, number)
+                schedule_outages(fleet.env, outages.attention, ranks.rank_down, ranks.rank_up)
+        down, up_again = partial(fleet.down, number), partial(fleet.up_again, number)
+        schedule_outages(fleet.env, config.outages, down, up_again)
 
 
 class StepStops:
@@ -28,19 +37,9 @@ class StepStops:
     Left out: the KV cache of a drafter, which is computed again; `lasts` may include that.
     """
 
-    def __init__(
-        self,
-        env: simpy.Environment,
-        number: int,
-        outages: tuple[Outage, ...],
-        fleet: "ServingFleet",
-    ) -> None:
-        self.env, self.number, self.outages, self.fleet = env, number, outages, fleet
+    def __init__(self, fleet: ServingFleet, number: int) -> None:
+        self.fleet, self.number = fleet, number
         self.under_way = 0
-
-    def schedule(self) -> None:
-        """Schedule all failures and repairs."""
-        schedule_outages(self.env, self.outages, self.down, self.up_again)
 
     def down(self, _: Outage) -> None:
         """Stop all steps."""
@@ -76,14 +75,8 @@ class RankFailures:
     pool is down.
     """
 
-    def __init__(
-        self,
-        env: simpy.Environment,
-        number: int,
-        outages: tuple[Outage, ...],
-        fleet: "ServingFleet",
-    ) -> None:
-        self.env, self.number, self.outages, self.fleet = env, number, outages, fleet
+    def __init__(self, fleet: ServingFleet, number: int) -> None:
+        self.fleet, self.number = fleet, number
         costs = fleet.configs[number].costs
         assert isinstance(costs, AttentionFfnCosts)
         self.ranks = costs.layout.plan.attention_data
@@ -94,10 +87,6 @@ class RankFailures:
     def replica(self) -> Replica:
         """The replica. A failure of all ranks replaces it by another object."""
         return self.fleet.replicas[self.number]
-
-    def schedule(self) -> None:
-        """Schedule all failures and repairs."""
-        schedule_outages(self.env, self.outages, self.rank_down, self.rank_up)
 
     def rank_down(self, outage: Outage) -> None:
         """Lose the sequences of a rank. Those of the other ranks go on."""
