@@ -169,7 +169,7 @@ def check_command(
         for name, search in scenario.searches.items():
             note(
                 f"{file}: systems.{name}: search: capacity: {search.considered} plans fit; "
-                "checked is the one with the highest bound, and run simulates the best few"
+                "checked is the one with the highest estimate, and run simulates the best few"
             )
         for name, members in systems.items():
             for member_name, member in members.items():

@@ -152,6 +152,16 @@ class Layout:
             self.stage(first, end - 1) for first, end in zip(self.bounds, ends, strict=True)
         )
 
+    @cached_property
+    def block_labels(self) -> tuple[str, ...]:
+        """The label of each block, such as 'layer 3 attention'; each step needs all of them."""
+        layers = [
+            f"layer {layer} {block.kind}"
+            for layer in range(self.model.num_hidden_layers)
+            for block in self.model.layer(layer)
+        ]
+        return "embedding", *layers, "head"
+
     @property
     def weights_memory(self) -> Memory:
         """The memory of the weights. Memories must have been chosen: `plan.weights_in`."""

@@ -38,7 +38,7 @@ class Plan(Value):
     Latent attention counts as one KV head. With `kv_split: sequence` attention's results need one
     more all-reduce.
 
-    With `search: capacity` plans are bounded first, and the few best simulated. Each precision of
+    With `search: capacity` plans are estimated first, and the few best simulated. Each precision of
     the list `kv` is tried.
     """
 

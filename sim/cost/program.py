@@ -4,13 +4,11 @@ A program has the times of `Costs.rows` block by block, and its collectives are 
 fidelity executes it, and `sramsim trace --program` prints it.
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 from sim.cost.collectives import TOKEN_BYTES, Exchange
 from sim.cost.step import Costs
 from sim.cost.work import Work
-from sim.model.transformer import Model
 from sim.units import Bytes, Seconds
 
 
@@ -56,7 +54,7 @@ def program(costs: Costs, work: Work) -> Program:
     Blocks of one shape take the same time, also where tokens are routed to experts at random.
     """
     seconds, ranked = costs.computing(work), costs.ranked(work)
-    names = labels(costs.layout.model)
+    names = costs.layout.block_labels
     stages = []
     for number, stage in enumerate(costs.layout.stages):
         gather = costs.collectives.gather(ranked, number)
@@ -89,17 +87,3 @@ def _of_block(
             for e in after
         ),
     )
-
-
-@lru_cache(maxsize=64)
-def labels(model: Model) -> tuple[str, ...]:
-    """Return the label of each block, such as 'layer 3 attention'.
-
-    The result is kept, because it makes all layers again and each step needs it.
-    """
-    layers = [
-        f"layer {layer} {block.kind}"
-        for layer in range(model.num_hidden_layers)
-        for block in model.layer(layer)
-    ]
-    return ("embedding", *layers, "head")

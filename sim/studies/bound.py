@@ -121,6 +121,7 @@ def load_point(
     With a closed loop, the result is its users.  They are the rate times the time between two
     requests of a user (Little's law): first token, answer and pause.  At the largest k the first
     token comes as late as the SLO allows.  At a smaller k no request waits.
+    Left out: users that wait, if no limit of the SLO includes waiting.
     If all users may be in step (`Loop.in_step`), their prompts come together, in groups that fill
     the token budget, or as large as the SLO's TTFT allows.  Other steps have no prompts, and an
     answer waits only for the prompts of other groups.

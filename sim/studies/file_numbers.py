@@ -63,7 +63,7 @@ class FileNumber:
     @property
     def change(self) -> float:
         """The relative change of the number; a share of at most 1 can only fall."""
-        return -STEP if "efficiency" in self.key or self.key.endswith("overlap") else STEP
+        return -STEP if _is_share(self.key) else STEP
 
 
 def file_numbers(
@@ -81,6 +81,11 @@ def file_numbers(
             value = getattr(costs.transfer, key)
             numbers[f"transfer.{key}"] = FileNumber(f"transfer.{key}", value, None, key)
     return dict(sorted(numbers.items()))
+
+
+def _is_share(key: str) -> bool:
+    """Return whether a number is a share of at most 1."""
+    return "efficiency" in key or key.endswith(("overlap", "exposed"))
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -168,6 +173,6 @@ def _number_text(path: str, value: float) -> str:
         return format_quantity(value, "B/s")
     if path.startswith("compute."):
         return format_quantity(value, "FLOP/s")
-    if "efficiency" in path or last == "overlap":
+    if _is_share(path):
         return f"{value:g}"
     return format_quantity(value, "s")

@@ -14,7 +14,7 @@ import numpy as np
 
 from sim.chipsim.machine import ChipMachine, Machine, TimelineSlice, collecting_factory
 from sim.chipsim.network import CableUse
-from sim.cost.program import CollectiveOp, Program, labels, program
+from sim.cost.program import CollectiveOp, Program, program
 from sim.cost.work import decodes_at
 from sim.hardware.topology import Hop
 from sim.inputs.errors import UserError
@@ -134,7 +134,7 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
         limits = replace(limits, token_budget=max(limits.token_budget, prompt))
     rows = serve(single, deployment.costs, limits, machine=machine)
     start = 0.0 if prefill else float(rows.first_token[0])
-    names, (used,) = labels(layout.model), made
+    names, (used,) = layout.block_labels, made
     assert isinstance(used, Machine)
     return Timeline(
         system=scenario.plain(name).full_label or name,

@@ -166,8 +166,8 @@ def _unit(columns: Columns, unit: TimeUnit | None, shown: str) -> TimeUnit | Non
     telling = gaps >= BURST or (times % 1).any()
     if columns.unit == "ms" and telling and gaps / span > HIGH_RATE and span < SHORT:
         other = "s"
-    elif columns.unit == "s" and gaps / span < LOW_RATE and span > LONG:
-        other = "ms"
+    elif gaps / span < LOW_RATE and span > LONG:
+        other = "ms" if columns.unit == "s" else "us"
     if other:
         seconds = span * SECONDS[other] / SECONDS[columns.unit]
         raise ScenarioError(

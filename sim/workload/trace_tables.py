@@ -88,7 +88,7 @@ def read_table(text: str, shown: str) -> Columns | None:
         fixed_unit=dates or known.stated,
         without_output=without_output,
         answered=_answered(table, times, shown) if timed else None,
-        unread=tuple(name for name in names if name not in columns),
+        unread=tuple(name for name in names if name and name not in columns),
     )
 
 

@@ -61,6 +61,12 @@ def test_effects_are_those_of_a_changed_scenario(sramsim):
     assert effect["tpot_pct"] == pytest.approx(100 * (tpots[1] / tpots[0] - 1))
 
 
+def test_a_share_of_one_is_a_number_without_unit_that_only_falls(sramsim):
+    kernels = "systems.h100.engine={like: vllm, kernels: {like: vllm, exposed: 1}}"
+    out = sramsim("explain", FLAGSHIP, "--system", "h100", "--json", "--set", kernels)[1]
+    assert json.loads(out)["systems"]["h100"]["sources"]["engine.kernels.exposed"]["value"] == "1"
+
+
 def test_the_text_fits_80_columns(sramsim):
     status, out, _ = sramsim("explain", FLAGSHIP)
     assert status == 0

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.cost.energy import Tally, energy, usage
+from sim.cost.ffn_pool import FfnPoolCosts
 from sim.cost.layer_cycle import POOLS_AND_LINKS, LayerTimes, critical_times
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.plan import Plan
@@ -363,6 +364,29 @@ def test_energy_and_money_are_those_of_both_pools(scenario):
     assert costs.sent(tally) == pytest.approx(4 * (20 + 29) * 4 * 64 * copies * (1 + 2))
     capex = total_capex(scenario, {"afd": 1})
     assert (capex.cards, capex.chips, capex.power) == (6, 600.0, 126.0)
+
+
+def test_a_beat_of_the_ffn_pool_takes_as_long_as_its_tokens(pools):
+    """Ten tokens are three beats of at most four tokens, each as long as the MLP of four."""
+    plain = pools().costs.ffn
+    engine = plain.layout.engine.model_copy(update={"tokens_per_beat": 4})
+    beats = FfnPoolCosts(replace(plain.layout, engine=engine), SLOW)
+    assert beats.passes(10) == (3, 4)
+    block = plain.layout.model.blocks[0]
+
+    def seconds(costs, tokens):
+        return sum(row.seconds for row in costs.layer_rows(block, tokens))
+
+    assert seconds(beats, 10) == pytest.approx(seconds(plain, 4), rel=1e-12)
+    assert seconds(plain, 10) > 1.01 * seconds(plain, 4), "else beats make no difference"
+
+
+def test_a_sequence_with_its_drafts_is_in_one_micro_batch(pools):
+    """Two sequences make two micro-batches of four tokens, although four may take turns."""
+    tally = Tally()
+    tally.batch_steps[8] = 5
+    attention, ffn = pools(drafts=3, micro_batches=4).costs.pool_tallies(tally)
+    assert attention.batch_steps == ffn.batch_steps == {4: 10}
 
 
 def test_a_drafter_reads_its_weights_once_a_step(scenario, make_model):

@@ -133,6 +133,8 @@ def test_leaps_are_their_steps_where_replicas_fail(replicas, sent, failures, pol
     for one, other in zip(leapt.busy, stepped.busy, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
     assert leapt.gaps.count == stepped.gaps.count
+    sums, others = ((rows.gaps.total, rows.gaps.squares) for rows in (leapt, stepped))
+    assert sums == pytest.approx(others, rel=1e-9)
 
 
 @pytest.mark.parametrize("leap", [True, False])

@@ -80,6 +80,16 @@ def test_users_of_a_fleet_are_dealt_to_its_members(tmp_path):
     assert token_costs_of(five, "both")["tpot"] == pytest.approx(5 / rate)
 
 
+def test_users_left_over_go_to_replicas_of_all_members(tmp_path):
+    """Five users on three replicas: two on the first member, two and one on the other's."""
+    text = FILE.replace("slow: 1}}", "one: 1}}")
+    five, three, two = (
+        read(tmp_path, text.replace("users: 6", f"users: {users}")) for users in (5, 3, 2)
+    )
+    rate = 2 / token_costs_of(two, "two")["tpot"] + 3 / token_costs_of(three, "one")["tpot"]
+    assert token_costs_of(five, "both")["tpot"] == pytest.approx(5 / rate)
+
+
 @pytest.mark.parametrize("most", ["60 us", "150 us"])
 def test_bands_add_the_moves_of_both_systems_in_squares(tmp_path, most):
     """Each latency has a range of its own. Systems may change places if the band has a ratio of 1."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sim.inputs.errors import ScenarioError
+from sim.workload.trace_columns import SECONDS
 from sim.workload.trace_files import read_trace
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
@@ -257,6 +258,7 @@ def vidur(times: list[float]) -> str:
         (mooncake(list(range(0, 86_401, 80))), "ms", "s", 86_400.0),
         (vidur(list(range(0, 3_600_001, 400_000))), "s", "ms", 3600.0),
         (mooncake([0.0, 2.513, 5.026]), "ms", "s", 5.026),
+        (mooncake(list(range(0, 3_600_000_001, 100_000_000))), "ms", "us", 3600.0),
     ],
 )
 def test_a_load_that_no_trace_has_is_refused_until_the_unit_is_given(file, text, own, other, span):
@@ -265,7 +267,7 @@ def test_a_load_that_no_trace_has_is_refused_until_the_unit_is_given(file, text,
         refused(path)
     )
     assert read_trace(path, unit=other).arrival[-1] == pytest.approx(span)
-    in_own = span * {"s": 1.0, "ms": 1e-3}[own] / {"s": 1.0, "ms": 1e-3}[other]
+    in_own = span * SECONDS[own] / SECONDS[other]
     assert read_trace(path, unit=own).arrival[-1] == pytest.approx(in_own)
 
 
