@@ -4,6 +4,7 @@ deploy_with_drafter(model, drafter, DraftExchange(link, micro_batches=2), length
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from sim.cost.draft_link import DraftLink
 from sim.cost.layout import Layout, fit
@@ -16,6 +17,7 @@ from sim.planning.deployment import (
     PoolDeployment,
     deploy,
 )
+from sim.planning.search import PlanSteps
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ def deploy_with_drafter(
     """Return the deployment of a model, and of its drafter on other chips.
 
     lengths: tokens of a mean request, and of its prompt.
+    A search finds the plan of the model, with as many replicas as the drafter has.
     Both keep the KV cache of all sequences, so the smaller room limits them.
 
     Raises: ValueError at a key of the model or of `speculate.draft.system` if parts contradict each
@@ -44,17 +47,25 @@ def deploy_with_drafter(
     assert parts.speculation
     _require_whole_steps(parts)
     one_batch = parts.plan.model_copy(update={"slots": 1})
-    deployed = deploy(replace(parts, plan=one_batch), *lengths, overrides)
-    width, replicas = deployed.layout.width, deployed.layout.plan.replicas
     tokens = lengths[0] + parts.speculation.tokens
     with errors_below("speculate", "draft", "system"):
         _require_no_search(drafting)
         _require_no_launches(drafting)
         laid = deploy(drafting, tokens, lengths[1], draft_overrides)
-        layout = _drafting_layout(laid.layout, width)
-        if (own := layout.plan.replicas) != replicas:
-            reason = f"got {own}; expected {replicas}, a drafter for each replica of the model; "
-            raise error_at_path(("plan", "replicas"), own, f"{reason}try {replicas}")
+        layout = _drafting_layout(laid.layout, 1 + parts.speculation.tokens)
+    replicas = layout.plan.replicas
+    costs_of = partial(
+        RemoteDraftCosts,
+        drafter=layout,
+        link=exchange.link,
+        micro_batches=exchange.micro_batches,
+    )
+    steps = PlanSteps(costs_of, replicas)
+    deployed = deploy(replace(parts, plan=one_batch), *lengths, overrides, steps)
+    if (own := deployed.layout.plan.replicas) != replicas:
+        reason = f"got {replicas}; expected {own}, a drafter for each replica of the model; "
+        path = ("speculate", "draft", "system", "plan", "replicas")
+        raise error_at_path(path, replicas, f"{reason}try {own}")
     fitted = fit(layout, tokens)
     room = laid.limits.kv_tokens if draft_overrides.kv_tokens else fitted.kv_tokens
     if fitted.fits and (most := overrides.kv_tokens) and most > room:
@@ -65,7 +76,6 @@ def deploy_with_drafter(
         deployed,
         fit=replace(deployed.fit, fits=deployed.fit.fits and fitted.fits),
         limits=replace(limits, kv_tokens=min(limits.kv_tokens, room)),
-        costs=RemoteDraftCosts(deployed.layout, layout, exchange.link, exchange.micro_batches),
         drafter=PoolDeployment(layout, fitted),
     )
 
@@ -86,7 +96,6 @@ def _drafting_layout(layout: Layout, width: int) -> Layout:
 
 def _require_whole_steps(parts: DeploymentParts) -> None:
     """Raise ValueError unless the model makes whole steps, without beats or layer launches."""
-    _require_no_search(parts)
     _require_no_launches(parts)
     engine, plan = parts.engine, parts.plan
     if engine.tokens_per_beat:
@@ -99,10 +108,12 @@ def _require_whole_steps(parts: DeploymentParts) -> None:
 
 
 def _require_no_search(parts: DeploymentParts) -> None:
-    """Raise ValueError for a search of degrees, which would not count both kinds of chips."""
+    """Raise ValueError for a search of the drafter's degrees: only those of the model are found."""
     if search := parts.plan.search:
-        reason = f"got {search}; expected degrees with a drafter on other chips, since a search "
-        reason += "counts chips of one kind; "
+        reason = (
+            f"got {search}; expected degrees of a drafter on other chips, since a search finds "
+        )
+        reason += "the plan of the model alone; "
         raise error_at_path(("plan", "search"), search, f"{reason}try plan: {{tensor: 8}}")
 
 

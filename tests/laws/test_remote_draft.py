@@ -16,6 +16,7 @@ from sim.cost.terms import TIME
 from sim.cost.work import Work, decodes_at
 from sim.planning.deployment import DeploymentParts, LimitOverrides
 from sim.planning.remote_draft import DraftExchange, deploy_with_drafter
+from sim.planning.single_request import time_single_request
 from sim.serving.step_draws import StepDraws
 
 WINDOW = 24
@@ -380,3 +381,43 @@ def test_two_groups_read_their_weights_twice(drafted, sequences):
     small = one.remote.layout
     weights = sum(small.weights(block) for block in small.model.blocks[1:])
     assert drafts[1] - drafts[0] == pytest.approx(3 * 5 * 2 * weights, rel=0.02)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_search_finds_the_fastest_of_all_plans_with_a_replica_for_each_drafter(
+    drafted, replicas, groups
+):
+    """Every plan of four chips is deployed on its own. The drafter is the same for all."""
+    of_drafter = Plan(tensor=1, replicas=replicas)
+    parts = {"chips": 4, "chips_of": replicas, "draft_plan": of_drafter}
+    found = drafted(SLOW, groups, plan=Plan(search="speed"), **parts)
+    times = {}
+    for tensor in (1, 2, 4):
+        depth, rest = divmod(4 // tensor, replicas)
+        if rest or not depth:
+            continue
+        plan = Plan(tensor=tensor, pipeline=depth, replicas=replicas)
+        other = drafted(SLOW, groups, plan=plan, **parts)
+        times[tensor, depth, replicas] = time_single_request(other, 32, 32).tpot
+    plan, best = found.layout.plan, found.tried[0]
+    fastest = min(times, key=times.get)
+    assert (plan.tensor, plan.pipeline, plan.replicas) == fastest
+    assert {trial[1:2] + trial[4:6] for trial in found.tried} == set(times)
+    assert best.tpot == pytest.approx(times[fastest], rel=0.02)  # at 64 tokens, and even cuts
+    assert time_single_request(found, 32, 32).tpot == times[fastest]
+
+
+def test_the_fewest_chips_are_those_of_each_drafter_together(drafted, make_chip):
+    one, two = (
+        drafted(
+            plan=Plan(search="chips"),
+            chips=8,
+            chip=make_chip(fp16=1e10),
+            chips_of=n,
+            draft_plan=Plan(replicas=n),
+        )
+        for n in (1, 2)
+    )
+    assert two.own_chips == 2 * one.own_chips <= 8
+    assert two.drafter.chips == 2
