@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.cost.attention import FOREVER
+from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.causes import DRAFTER, of_drafter, overhead_causes
 from sim.cost.draft_link import DraftLink
 from sim.cost.energy import Tally, cut_steps, draft_tally
@@ -196,16 +197,18 @@ class RemoteDraftCosts(Costs):
     sequences are in two micro-batches that take turns.
     A step takes as long as the longest of its `paths`. The drafter computes the prompts while the
     model computes them. The scheduler sees the model and its drafter as one stage.
+    model: the costs of verification: on stages, or on an attention pool and an FFN pool. There a
+    micro-batch of drafts is cut again, into the parts that take turns on the pools.
 
+    Left out: two micro-batches of drafts that share these pools. One passes them after the other.
     Left out: the overlap of a step with the next one when prompts join; micro-batches that overlap
     in the stages of a drafter. A single sequence is one micro-batch.
     """
 
-    def __init__(
-        self, layout: Layout, drafter: Layout, link: DraftLink, micro_batches: int
-    ) -> None:
+    def __init__(self, model: Costs, drafter: Layout, link: DraftLink, micro_batches: int) -> None:
+        layout = model.layout
         super().__init__(layout)
-        self.model = Costs(layout)
+        self.model = model
         self.stages, self.back = 1, 0.0  # the last stage sends what it samples to the drafter
         assert layout.speculation
         self.remote = RemoteDrafter(drafter, layout.speculation)
@@ -213,9 +216,17 @@ class RemoteDraftCosts(Costs):
         vocabulary = layout.model.vocab_size
         self.bytes_out, self.bytes_back = link.sequence_bytes(layout.width - 1, vocabulary)
 
-    def on(self, layout: Layout, drafter: Layout) -> "RemoteDraftCosts":
-        """Return the costs with other layouts, and the same link and number of micro-batches."""
-        return RemoteDraftCosts(layout, drafter, self.link, self.micro_batches)
+    def on(self, model: Costs, drafter: Layout) -> "RemoteDraftCosts":
+        """Return the costs of another model or drafter, with the same link and micro-batches."""
+        return RemoteDraftCosts(model, drafter, self.link, self.micro_batches)
+
+    def on_ranks(self, ranks: int) -> "RemoteDraftCosts":
+        """Return the costs with fewer attention ranks of the model. The drafter is whole."""
+        assert isinstance(self.model, AttentionFfnCosts)
+        return self.on(self.model.on_ranks(ranks), self.remote.layout)
+
+    def without_drafts(self, widths: tuple[int, ...] | None = None) -> Costs:
+        return self.model.without_drafts(widths)
 
     def step(self, work: Work) -> Step:
         time, growth, holds = self.line(work)
@@ -308,6 +319,11 @@ class RemoteDraftCosts(Costs):
         fewest = self.micro_batches * self.layout.width
         model = _cut_decodes(tally, lambda tokens: self.micro_batches if tokens >= fewest else 1)
         return model, self.remote.tally(model)
+
+
+def model_costs(costs: Costs) -> Costs:
+    """Return the costs of the model alone, if its drafter is on other chips."""
+    return costs.model if isinstance(costs, RemoteDraftCosts) else costs
 
 
 def drafts_of(work: Work) -> Work:

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from sim.economics.owner_costs import Capex, OwnerCosts, system_capex
 from sim.hardware.chip import Chip
-from sim.scenario.attention_ffn import AttentionFfn
-from sim.scenario.pools import key_path, member_system
+from sim.scenario.pools import key_path, parts_with_chips
+from sim.scenario.speculate import DraftSystem
 
 if TYPE_CHECKING:
     from sim.scenario.scenario import Scenario
@@ -17,13 +17,12 @@ def owned_chips(scenario: "Scenario", name: str) -> dict[str, tuple[Chip, int]]:
     A system of attention and FFN pools has two keys, such as 'afd.attention' and 'afd.ffn'. The
     chips of a drafter have the key 'spec.draft', or the name of their system.
     """
-    system, key = member_system(scenario.systems, name), ".".join(key_path(scenario.systems, name))
-    if isinstance(system, AttentionFfn):
-        return {f"{key}.{pool}": own.hardware[:2] for pool, own in system.pools.items()}
-    plain = scenario.plain(name)
-    chips = {key: plain.hardware[:2]}
-    if drafter := plain.drafter:
-        chips[drafter.name or f"{key}.draft"] = drafter.hardware[:2]
+    key, chips = ".".join(key_path(scenario.systems, name)), {}
+    for path, part in parts_with_chips(scenario.systems, name).items():
+        own = ".".join((key, *path))
+        if isinstance(part, DraftSystem):
+            own = part.name or f"{key}.draft"
+        chips[own] = part.hardware[:2]
     return chips
 
 
@@ -32,7 +31,7 @@ def purchase(scenario: "Scenario", name: str, copies: int = 1) -> Capex | None:
     parts: list[Capex] = []
     for key, (chip, chips) in owned_chips(scenario, name).items():
         own = scenario.money.systems.get(key, OwnerCosts())
-        spares = scenario.spare_chips(name, other=bool(parts))
+        spares = scenario.spare_chips(name, part=len(parts))
         if (part := system_capex(chip, chips + spares, own)) is None:
             return None
         parts.append(part)

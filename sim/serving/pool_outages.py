@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import simpy
 
 from sim.cost.attention_ffn import AttentionFfnCosts
+from sim.cost.remote_draft import RemoteDraftCosts
 from sim.serving.event_order import schedule_outages
 from sim.serving.executors.pausing import PausingExecutor
 from sim.serving.replica import Replica
@@ -85,7 +86,7 @@ class RankFailures:
     ) -> None:
         self.env, self.number, self.outages, self.fleet = env, number, outages, fleet
         costs = fleet.configs[number].costs
-        assert isinstance(costs, AttentionFfnCosts)
+        assert isinstance(costs, AttentionFfnCosts | RemoteDraftCosts)
         self.ranks = costs.layout.plan.attention_data
         self.costs = {self.ranks: costs}  # by number of ranks
         self.dead: set[int] = set()

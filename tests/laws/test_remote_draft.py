@@ -249,7 +249,7 @@ def test_times_grow_evenly_until_another_part_is_the_longest(drafted, make_model
     half = plain.parts_of(decodes_at(4, 60.0, None, 4))[0]
     assert half.drafts > half.verify
     link = DraftLink(bandwidth=1e40, latency=(half.drafts - half.verify) / 2)
-    costs = RemoteDraftCosts(plain.layout, plain.remote.layout, link, 2)
+    costs = RemoteDraftCosts(plain.model, plain.remote.layout, link, 2)
     ends = set()
     for context in range(1, 120):
         time, growth, holds = costs.line(decodes_at(8, context, None, 4))
