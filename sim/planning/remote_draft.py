@@ -77,7 +77,6 @@ def deploy_drafter(
     tokens = lengths[0] + drafts
     with errors_below(*DRAFTER_PATH):
         _require_no_search(parts)
-        _require_no_launches(parts)
         laid = deploy(parts, tokens, lengths[1], overrides)
         layout = _drafting_layout(laid.layout, 1 + drafts)
     fitted = fit(layout, tokens)
@@ -143,8 +142,7 @@ def _drafting_layout(layout: Layout, width: int) -> Layout:
 
 
 def _require_whole_steps(parts: DeploymentParts) -> None:
-    """Raise ValueError unless the model makes whole steps, without beats or layer launches."""
-    _require_no_launches(parts)
+    """Raise ValueError unless the model makes whole steps, without beats."""
     engine, plan = parts.engine, parts.plan
     if engine.tokens_per_beat:
         reason = f"got {engine.id}, which has tokens_per_beat; expected an engine without it, as "
@@ -163,11 +161,3 @@ def _require_no_search(parts: DeploymentParts) -> None:
         )
         reason += "the plan of the model alone; "
         raise error_at_path(("plan", "search"), search, f"{reason}try plan: {{tensor: 8}}")
-
-
-def _require_no_launches(parts: DeploymentParts) -> None:
-    """Raise ValueError for an engine whose host launches layers."""
-    if parts.engine.layer_launch:
-        reason = f"got {parts.engine.id}, which has layer_launch; expected an engine without it, "
-        reason += "since such launches are not simulated with drafts; try engine: vllm"
-        raise error_at_path(("engine",), parts.engine.id, reason)
