@@ -41,6 +41,7 @@ REFUSED = {
     "attention.plan={tensor: 4, replicas: 2}": "attention.plan.replicas: got 2; expected 1",
     "attention.plan={tensor: 3}": "attention.plan: got tensor 3 x attention_data 1; expected 4",
     "attention.engine=groq-compiler": "attention.engine: got groq-compiler, which has tokens_per",
+    "ffn.engine=engine-2023": "ffn.engine: got engine-2023, which has layer_launch; expected an engine without",
     "ffn.plan={attention_data: 4}": "ffn.plan.attention_data: got 4; expected 1 in the ffn pool",
     "ffn.plan.kv=fp8": "ffn.plan.kv: got 'fp8'; expected none, because the ffn pool does not use it",
     "ffn.plan.balance=memory": "ffn.plan.balance: got 'memory'; expected none",
