@@ -263,11 +263,13 @@ def _hardware(swept: Swept, name: str, own: "polars.DataFrame") -> str:
     first = own.row(0, named=True)
     least, most = own["chips"].min(), own["chips"].max()
     chips = str(least) if least == most else f"{least!s} to {most!s}"
-    for part in ("ffn", "drafter"):
-        if others := first.get(f"{part}.chips"):
-            engines = f"{first['engine']} + {first[f'{part}.engine']}"
-            other = f"{others} x {first[f'{part}.chip']}, {engines}"
-            return f"{first['chips'] - others} x {first['chip']} + {other}"
+    parts = [part for part in ("ffn", "drafter") if first.get(f"{part}.chips")]
+    if parts:
+        own = first["chips"] - sum(first[f"{part}.chips"] for part in parts)
+        kinds = [(own, first["chip"]), *((first[f"{p}.chips"], first[f"{p}.chip"]) for p in parts)]
+        engines = (first["engine"], *(first[f"{part}.engine"] for part in parts))
+        hardware = " + ".join(f"{number} x {chip}" for number, chip in kinds)
+        return f"{hardware}, {' + '.join(engines)}"
     weights = f"{first['precision.weights']} weights"
     return f"{chips} x {first['chip']}, {first['engine']}, {weights}{_plan(own)}"
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.cost.attention import FOREVER
+from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.causes import DRAFTER, of_drafter, overhead_causes
 from sim.cost.draft_link import DraftLink
 from sim.cost.energy import Tally, cut_steps, draft_tally
@@ -89,6 +90,7 @@ class RemoteDrafter:
     takes a token of each sequence. A prompt has a pass of its own.
     Tokens beyond `token_budget` of the drafter's layout enter its stages in pieces, one after the
     other (`pass_paths`). The engine's time for a step counts once for drafts, and once for prompts.
+    A host that launches layers does so for all passes of a piece, while the chips compute them.
     """
 
     def __init__(self, layout: Layout, speculation: Speculation) -> None:
@@ -120,10 +122,17 @@ class RemoteDrafter:
         for layers, now, more in zip(costs.layers, parts.attention, parts.growth, strict=True):
             stages += layers * now
             growth += layers * more
+        holds = parts.holds
+        if costs.launch:
+            launching = self._launching(part)
+            behind = launching - stages
+            outgrown = [late / more for late, more in zip(behind, growth, strict=True) if more > 0]
+            holds = min([holds, *(1 + int(steps) for steps in outgrown if steps > 0)])
+            stages, growth = np.maximum(stages, launching), np.where(behind > 0, 0.0, growth)
         counts, of_hops = self._pass_paths(pieces, part)
         times, slopes = counts @ stages + of_hops * self._hops(part), counts @ growth
         longest = int(np.argmax(times))
-        holds = min(parts.holds, _steps_ahead(times, slopes, longest))
+        holds = min(holds, _steps_ahead(times, slopes, longest))
         seconds = float(times[longest]) + self.layout.engine.step_overhead
         return seconds, float(slopes[longest]), holds
 
@@ -133,9 +142,13 @@ class RemoteDrafter:
             return
         pieces, part = self._piece(work)
         rows = list(self._rows(part))
-        stages = sum(times * row.seconds * row.repeats for row, times in rows)
+        busy = sum(times * row.seconds * row.repeats for row, times in rows)
+        stages = np.maximum(busy, self._launching(part)) if self.costs.launch else busy
         counts, of_hops = self._pass_paths(pieces, part)
         longest = np.argmax(counts @ stages + of_hops * self._hops(part))
+        if self.costs.launch:
+            wait = _launch_row(float(counts[longest] @ (stages - busy)), not part.decodes)
+            yield wait._replace(causes=partial(of_drafter, wait.causes))
         for row, times in rows:
             repeats = np.array([times * float(row.repeats @ counts[longest])])
             yield row._replace(repeats=repeats, causes=partial(of_drafter, row.causes))
@@ -156,6 +169,15 @@ class RemoteDrafter:
         """Return the number of pieces of drafts or prompts, and the work of the largest one."""
         pieces = -(-work.tokens // self.layout.token_budget)
         return pieces, work.part(pieces)
+
+    def _launching(self, part: Work) -> Array:
+        """Return float[stage]: the seconds in which the host launches all passes of a piece."""
+        launch, layers = self.costs.launch, self.costs.launched / self.passes
+        assert launch
+        if not part.decodes:
+            return layers * launch.prefill * (part.tokens > launch.graphs)
+        later = (self.passes - 1) * (part.decodes > launch.graphs)
+        return layers * launch.decode * ((part.tokens > launch.graphs) + later)
 
     def _pass_paths(self, pieces: int, part: Work) -> tuple[Array, Array]:
         """Return `pass_paths` for drafts or prompts."""
@@ -196,26 +218,37 @@ class RemoteDraftCosts(Costs):
     sequences are in two micro-batches that take turns.
     A step takes as long as the longest of its `paths`. The drafter computes the prompts while the
     model computes them. The scheduler sees the model and its drafter as one stage.
+    model: the costs of verification: on stages, or on an attention pool and an FFN pool. There a
+    micro-batch of drafts is cut again, into the parts that take turns on the pools.
 
+    Left out: two micro-batches of drafts that share these pools. One passes them after the other.
     Left out: the overlap of a step with the next one when prompts join; micro-batches that overlap
     in the stages of a drafter. A single sequence is one micro-batch.
     """
 
-    def __init__(
-        self, layout: Layout, drafter: Layout, link: DraftLink, micro_batches: int
-    ) -> None:
+    def __init__(self, model: Costs, drafter: Layout, link: DraftLink, micro_batches: int) -> None:
+        layout = model.layout
         super().__init__(layout)
-        self.model = Costs(layout)
+        self.model = model
         self.stages, self.back = 1, 0.0  # the last stage sends what it samples to the drafter
+        self.launch = None  # `rows` has the waits for hosts that launch layers
         assert layout.speculation
         self.remote = RemoteDrafter(drafter, layout.speculation)
         self.link, self.micro_batches = link, micro_batches
         vocabulary = layout.model.vocab_size
         self.bytes_out, self.bytes_back = link.sequence_bytes(layout.width - 1, vocabulary)
 
-    def on(self, layout: Layout, drafter: Layout) -> "RemoteDraftCosts":
-        """Return the costs with other layouts, and the same link and number of micro-batches."""
-        return RemoteDraftCosts(layout, drafter, self.link, self.micro_batches)
+    def on(self, model: Costs, drafter: Layout) -> "RemoteDraftCosts":
+        """Return the costs of another model or drafter, with the same link and micro-batches."""
+        return RemoteDraftCosts(model, drafter, self.link, self.micro_batches)
+
+    def on_ranks(self, ranks: int) -> "RemoteDraftCosts":
+        """Return the costs with fewer attention ranks of the model. The drafter is whole."""
+        assert isinstance(self.model, AttentionFfnCosts)
+        return self.on(self.model.on_ranks(ranks), self.remote.layout)
+
+    def without_drafts(self, widths: tuple[int, ...] | None = None) -> Costs:
+        return self.model.without_drafts(widths)
 
     def step(self, work: Work) -> Step:
         time, growth, holds = self.line(work)
@@ -241,9 +274,13 @@ class RemoteDraftCosts(Costs):
         of_stages = np.full(own, float(counts.verify))
         if counts.stage:
             of_stages[np.argmax(self.model.step(part).time)] += counts.stage
-        one = np.ones(1)
+        one, verification = np.ones(1), list(self.model.rows(part))
+        if self.model.launch:
+            busy = sum(row.seconds * row.repeats for row in verification)
+            wait = np.maximum(0.0, self.model.launching(part) - busy)
+            yield _launch_row(float(of_stages @ wait), part.prompt_tokens > 0)
         parts = (
-            (of_stages, self.model.rows(part)),
+            (of_stages, verification),
             (counts.prompts * one, self.remote.rows(self.remote.prompts_of(part))),
             (counts.drafts * one, self.remote.rows(drafts_of(part))),
         )
@@ -310,6 +347,11 @@ class RemoteDraftCosts(Costs):
         return model, self.remote.tally(model)
 
 
+def model_costs(costs: Costs) -> Costs:
+    """Return the costs of the model alone, if its drafter is on other chips."""
+    return costs.model if isinstance(costs, RemoteDraftCosts) else costs
+
+
 def drafts_of(work: Work) -> Work:
     """Return the drafting of a step's sequences."""
     return Work(
@@ -338,6 +380,13 @@ def _cut_decodes(tally: Tally, parts_of: Callable[[int], int]) -> Tally:
         decode_steps=min(tally.decodes, tally.decode_steps + more),
         steps_without_sampling=tally.steps_without_sampling,
     )
+
+
+def _launch_row(seconds: Seconds, prompts: bool) -> Row:
+    """Return the row of the time for which chips wait until the host has launched their layers."""
+    key = f"engine.layer_launch.{'prefill' if prompts else 'decode'}"
+    cause = Cause("launching layers", "host", seconds, "s", keys=(key,))
+    return Row(None, np.ones(1), seconds, 0.0, IS_OVERHEAD, lambda: (cause,))
 
 
 def _link_row(what: str, seconds: Seconds, count: float) -> Row:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.layout import Layout, fit
+from sim.hardware.engine import Engine
 from sim.inputs.errors import error_at_path, errors_below
 from sim.model.pool_parts import model_part
 from sim.planning.deployment import (
@@ -79,12 +80,9 @@ def deploy_attention(
 
 def _require_one_stage(parts: DeploymentParts) -> None:
     """Raise ValueError unless the attention pool is one stage without beats or layer launches."""
-    engine, plan = parts.engine, parts.plan
+    plan = parts.plan
     for key in ("tokens_per_beat", "layer_launch"):
-        if getattr(engine, key):
-            reason = f"got {engine.id}, which has {key}; expected an engine without it, since "
-            reason += "attention works for whole micro-batches; try engine: vllm"
-            raise error_at_path(("engine",), engine.id, reason)
+        _require_none(parts.engine, key, "attention works for whole micro-batches")
     if plan.stage_size != parts.chips:
         reason = f"got tensor {plan.tensor} x attention_data {plan.attention_data}; expected "
         reason += f"{parts.chips} chips, since the attention pool is one stage; "
@@ -92,11 +90,19 @@ def _require_one_stage(parts: DeploymentParts) -> None:
         raise error_at_path(("plan",), plan, reason)
 
 
+def _require_none(engine: Engine, key: str, why: str) -> None:
+    """Raise ValueError if an engine has a key that a pool does not simulate."""
+    if getattr(engine, key):
+        reason = f"got {engine.id}, which has {key}; expected an engine without it, since {why}; "
+        raise error_at_path(("engine",), engine.id, f"{reason}try engine: vllm")
+
+
 def ffn_layout(parts: DeploymentParts, overrides: LimitOverrides) -> Layout:
     """Return the layout of an FFN pool. All stages have equal numbers of layers.
 
     parts: with the whole model. Without `tensor`, a stage has a chip for each expert shard.
     """
+    _require_none(parts.engine, "layer_launch", "launches of visits are not simulated")
     parts = replace(parts, model=model_part(parts.model, "ffn"))
     plan = parts.plan
     if plan.expert and "tensor" not in plan.model_fields_set:

@@ -17,7 +17,7 @@ from sim.model.transformer import Model
 from sim.planning.chunks import CHUNKS, best_chunk
 from sim.planning.memories import with_memories
 from sim.planning.partition import Cutter
-from sim.planning.search import PlanTrial, search_degrees, sized_layout
+from sim.planning.search import PLAIN_STEPS, PlanSteps, PlanTrial, search_degrees, sized_layout
 from sim.results.labels import percent_text
 from sim.serving.limits import SchedulerLimits
 from sim.units import Seconds
@@ -209,10 +209,12 @@ def deploy(
     request_tokens: float,
     prompt_tokens: float | None = None,
     overrides: LimitOverrides = LimitOverrides(),
+    steps: PlanSteps = PLAIN_STEPS,
 ) -> Deployment:
     """Lay the model on the chips and compute whether it fits.
 
     request_tokens, prompt_tokens: tokens of a mean request and of its prompt.
+    steps: the costs of its steps, also for a search of the plan.
     The token budget of a step is that of `overrides`, `tokens_per_beat` or the engine.
     Else it is the one that the chip's kind of compute advises.
     Else it is the one with which a mean prompt ends soonest (`best_chunk`).
@@ -220,7 +222,6 @@ def deploy(
     Raises: ValueError if the degrees, the topology, the precisions or the limits contradict
     each other.
     """
-    tried = tuple[PlanTrial, ...]()
     lay = partial(uncut_layout, parts, overrides)
     if parts.speculation:
         request_tokens += parts.speculation.tokens
@@ -229,9 +230,11 @@ def deploy(
         hint = "try sim.search_plans(scenario), which finds them"
         raise error_at_path(("plan", "search"), "capacity", f"{reason}; {hint}")
     if parts.plan.search:
-        plan, tried = search_degrees(parts.plan, parts.chips, parts.model, request_tokens, lay)
+        plan, tried = search_degrees(
+            parts.plan, parts.chips, parts.model, request_tokens, lay, steps
+        )
     else:
-        plan = parts.plan.resolved(parts.chips, parts.model)
+        plan, tried = parts.plan.resolved(parts.chips, parts.model), ()
     bare = sized_layout(lay(plan))
     _require_draft_chips(bare)
     layout = cut_into_stages(with_memories(bare, request_tokens), request_tokens)
@@ -241,7 +244,7 @@ def deploy(
     fitted = fit(layout, request_tokens)
     _require_kv_room(layout, fitted, overrides.kv_tokens)
     limits, beat = _scheduler_limits(layout, fitted, overrides, request_tokens)
-    return Deployment(layout, fitted, limits, Costs(layout), bare, beat, tried)
+    return Deployment(layout, fitted, limits, steps.costs_of(layout), bare, beat, tried)
 
 
 def _token_budget(

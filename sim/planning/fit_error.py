@@ -15,14 +15,14 @@ def require_fit(deployment: Deployment, request_tokens: float) -> None:
     fit, layout = deployment.fit, deployment.layout
     if fit.fits:
         return
-    if deployment.ffn:
-        raise PlanError(_pools_do_not_fit(deployment, deployment.ffn))
     if (drafter := deployment.drafter) and not drafter.fit.fits:
         layout = drafter.layout
         raise PlanError(
             f"{layout.model.id} on {drafter.chips} {layout.chip.id} that draft does not fit: the "
             f"fullest chip {_needs(drafter.fit)}; try more chips in speculate.draft.system"
         )
+    if deployment.ffn:
+        raise PlanError(_pools_do_not_fit(deployment, deployment.ffn))
     fewest = minimum_chips(deployment.bare, request_tokens)
     if fewest is None:
         hint = f"no number of them would do with the topology of {layout.chip.id}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sim.cost.draft_link import DraftLink
 from sim.cost.layout import Layout, fit
 from sim.cost.remote_draft import RemoteDraftCosts
+from sim.cost.step import Costs
 from sim.inputs.errors import error_at_path, errors_below
 from sim.planning.deployment import (
     Deployment,
@@ -16,6 +17,9 @@ from sim.planning.deployment import (
     PoolDeployment,
     deploy,
 )
+from sim.planning.search import PlanSteps
+
+DRAFTER_PATH = ("speculate", "draft", "system")  # keys of a system above those of its drafter
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,60 @@ class DraftExchange:
 
     link: DraftLink
     micro_batches: int = 1
+
+    def costs(self, model: Costs, drafter: Layout) -> RemoteDraftCosts:
+        """Return the costs of steps that a model verifies and a drafter drafts."""
+        return RemoteDraftCosts(model, drafter, self.link, self.micro_batches)
+
+
+@dataclass(frozen=True)
+class DrafterDeployment:
+    """A drafter on chips of its own. room: tokens of KV cache that each replica holds."""
+
+    pool: PoolDeployment
+    room: int
+
+    def beside(self, deployed: Deployment, kv_tokens: int | None) -> Deployment:
+        """Return the deployment of a model with this drafter. Its costs must have both.
+
+        kv_tokens: the room that the user gives the model; None for the default.
+        Raises: ValueError if the drafter holds less, or has another number of replicas.
+        """
+        own, fitted = self.pool.layout.plan.replicas, self.pool.fit
+        if (replicas := deployed.layout.plan.replicas) != own:
+            reason = f"got {own}; expected {replicas}, a drafter for each replica of the model; "
+            path = (*DRAFTER_PATH, "plan", "replicas")
+            raise error_at_path(path, own, f"{reason}try {replicas}")
+        if fitted.fits and kv_tokens and kv_tokens > self.room:
+            reason = f"got {kv_tokens} token; expected at most {self.room} token, which the "
+            reason += f"drafter holds; try {self.room} token"
+            raise error_at_path(("kv_tokens",), kv_tokens, reason)
+        limits = deployed.limits
+        return replace(
+            deployed,
+            fit=replace(deployed.fit, fits=deployed.fit.fits and fitted.fits),
+            limits=replace(limits, kv_tokens=min(limits.kv_tokens, self.room)),
+            drafter=self.pool,
+        )
+
+
+def deploy_drafter(
+    drafter: tuple[DeploymentParts, LimitOverrides], drafts: int, lengths: tuple[float, float]
+) -> DrafterDeployment:
+    """Return the deployment of a drafter on other chips. drafts: of each sequence in a step.
+
+    lengths: tokens of a mean request, and of its prompt.
+    Raises: ValueError at a key of `speculate.draft.system` if parts contradict each other.
+    """
+    parts, overrides = drafter
+    tokens = lengths[0] + drafts
+    with errors_below(*DRAFTER_PATH):
+        _require_no_search(parts)
+        laid = deploy(parts, tokens, lengths[1], overrides)
+        layout = _drafting_layout(laid.layout, 1 + drafts)
+    fitted = fit(layout, tokens)
+    room = laid.limits.kv_tokens if overrides.kv_tokens else fitted.kv_tokens
+    return DrafterDeployment(PoolDeployment(layout, fitted), room)
 
 
 def deploy_with_drafter(
@@ -35,39 +93,38 @@ def deploy_with_drafter(
     """Return the deployment of a model, and of its drafter on other chips.
 
     lengths: tokens of a mean request, and of its prompt.
+    A search finds the plan of the model, with as many replicas as the drafter has.
     Both keep the KV cache of all sequences, so the smaller room limits them.
 
     Raises: ValueError at a key of the model or of `speculate.draft.system` if parts contradict each
     other.
     """
-    (parts, overrides), (drafting, draft_overrides) = model, drafter
+    parts, overrides = model
     assert parts.speculation
     _require_whole_steps(parts)
     one_batch = parts.plan.model_copy(update={"slots": 1})
-    deployed = deploy(replace(parts, plan=one_batch), *lengths, overrides)
-    width, replicas = deployed.layout.width, deployed.layout.plan.replicas
-    tokens = lengths[0] + parts.speculation.tokens
-    with errors_below("speculate", "draft", "system"):
-        _require_no_search(drafting)
-        _require_no_launches(drafting)
-        laid = deploy(drafting, tokens, lengths[1], draft_overrides)
-        layout = _drafting_layout(laid.layout, width)
-        if (own := layout.plan.replicas) != replicas:
-            reason = f"got {own}; expected {replicas}, a drafter for each replica of the model; "
-            raise error_at_path(("plan", "replicas"), own, f"{reason}try {replicas}")
-    fitted = fit(layout, tokens)
-    room = laid.limits.kv_tokens if draft_overrides.kv_tokens else fitted.kv_tokens
-    if fitted.fits and (most := overrides.kv_tokens) and most > room:
-        reason = f"got {most} token; expected at most {room} token, which the drafter holds; "
-        raise error_at_path(("kv_tokens",), most, f"{reason}try {room} token")
-    limits = deployed.limits
-    return replace(
-        deployed,
-        fit=replace(deployed.fit, fits=deployed.fit.fits and fitted.fits),
-        limits=replace(limits, kv_tokens=min(limits.kv_tokens, room)),
-        costs=RemoteDraftCosts(deployed.layout, layout, exchange.link, exchange.micro_batches),
-        drafter=PoolDeployment(layout, fitted),
-    )
+    drafting = deploy_drafter(drafter, parts.speculation.tokens, lengths)
+    layout = drafting.pool.layout
+    steps = PlanSteps(lambda own: exchange.costs(Costs(own), layout), layout.plan.replicas)
+    deployed = deploy(replace(parts, plan=one_batch), *lengths, overrides, steps)
+    return drafting.beside(deployed, overrides.kv_tokens)
+
+
+def add_drafter(
+    deployed: Deployment,
+    drafter: tuple[DeploymentParts, LimitOverrides],
+    exchange: DraftExchange,
+    lengths: tuple[float, float],
+    kv_tokens: int | None,
+) -> Deployment:
+    """Return a deployment of attention and FFN pools with a drafter on other chips.
+
+    kv_tokens: the room that the user gives the attention pool; None for the default.
+    Raises: ValueError at a key of the attention pool if parts contradict each other.
+    """
+    drafting = deploy_drafter(drafter, deployed.layout.width - 1, lengths)
+    costs = exchange.costs(deployed.costs, drafting.pool.layout)
+    return replace(drafting.beside(deployed, kv_tokens), costs=costs)
 
 
 def _drafting_layout(layout: Layout, width: int) -> Layout:
@@ -85,9 +142,7 @@ def _drafting_layout(layout: Layout, width: int) -> Layout:
 
 
 def _require_whole_steps(parts: DeploymentParts) -> None:
-    """Raise ValueError unless the model makes whole steps, without beats or layer launches."""
-    _require_no_search(parts)
-    _require_no_launches(parts)
+    """Raise ValueError unless the model makes whole steps, without beats."""
     engine, plan = parts.engine, parts.plan
     if engine.tokens_per_beat:
         reason = f"got {engine.id}, which has tokens_per_beat; expected an engine without it, as "
@@ -99,16 +154,10 @@ def _require_whole_steps(parts: DeploymentParts) -> None:
 
 
 def _require_no_search(parts: DeploymentParts) -> None:
-    """Raise ValueError for a search of degrees, which would not count both kinds of chips."""
+    """Raise ValueError for a search of the drafter's degrees: only those of the model are found."""
     if search := parts.plan.search:
-        reason = f"got {search}; expected degrees with a drafter on other chips, since a search "
-        reason += "counts chips of one kind; "
+        reason = (
+            f"got {search}; expected degrees of a drafter on other chips, since a search finds "
+        )
+        reason += "the plan of the model alone; "
         raise error_at_path(("plan", "search"), search, f"{reason}try plan: {{tensor: 8}}")
-
-
-def _require_no_launches(parts: DeploymentParts) -> None:
-    """Raise ValueError for an engine whose host launches layers."""
-    if parts.engine.layer_launch:
-        reason = f"got {parts.engine.id}, which has layer_launch; expected an engine without it, "
-        reason += "since such launches are not simulated with drafts; try engine: vllm"
-        raise error_at_path(("engine",), parts.engine.id, reason)

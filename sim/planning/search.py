@@ -4,7 +4,7 @@ import heapq
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 from sim.cost.layout import Layout
@@ -88,6 +88,20 @@ class PlanSpace:
         return [(single, StageCounter(single, self.request_tokens)) for single in singles]
 
 
+@dataclass(frozen=True)
+class PlanSteps:
+    """The steps of the plans that a search compares.
+
+    costs_of: returns the costs of a layout. replicas: of each plan; None: as many as fit best.
+    """
+
+    costs_of: Callable[[Layout], Costs] = Costs
+    replicas: int | None = None
+
+
+PLAIN_STEPS = PlanSteps()
+
+
 class SmallPlan(NamedTuple):
     """A plan with the fewest stages of its shape that hold some sequences, in one replica.
 
@@ -152,6 +166,7 @@ def search_degrees(
     model: Model,
     request_tokens: float,
     lay: Callable[[ResolvedPlan], Layout],
+    steps: PlanSteps = PLAIN_STEPS,
 ) -> tuple[ResolvedPlan, tuple[PlanTrial, ...]]:
     """Return the best plan, and all trials with the best first.
 
@@ -159,6 +174,7 @@ def search_degrees(
     search: chips: the fewest chips, as `smallest_plans` finds them, if there are as many.
     The search tries every stage of `stage_shapes`.  Times are for blocks cut evenly by number.
     lay: returns the layout of a plan, without stages and with a topology that is not sized.
+    steps: by which unloaded times are compared.
     If no plan fits, the first trial is returned, so that an error can name what is missing.
 
     Raises: ValueError if the plan has degrees of its own, or no plan can be laid out at all.
@@ -173,13 +189,17 @@ def search_degrees(
         raise error_at_path(("plan", extra[0]), value, reason)
     space = PlanSpace(model, any_plan(plan, model), lay, request_tokens)
     by_speed = plan.search == "speed"
-    tried = _plans_on(space, chips) if by_speed else _shapes_within(space, chips)
+    copies = steps.replicas
+    tried = _plans_on(space, chips) if by_speed else _shapes_within(space, chips, copies or 1)
     trials: dict[PlanTrial, Layout] = {}
+    into = f" into {copies} replicas" if copies else ""
     refusal = ValueError(
-        f"got {chips} chips, over which no plan splits {model.id}; expected a number of chips "
-        "that a plan fills; try another number of chips"
+        f"got {chips} chips, over which no plan splits {model.id}{into}; expected a number of "
+        "chips that a plan fills; try another number of chips"
     )
     for candidate, replicas in tried:
+        if copies not in (None, replicas):
+            continue
         single = replace(candidate.single, plan=replace(candidate.single.plan, replicas=replicas))
         try:
             single.topology.sized(single.plan.stage_size)
@@ -193,7 +213,7 @@ def search_degrees(
         trials[PlanTrial(candidate.chips * replicas, *degrees, replicas, fits, None)] = layout
     if not trials:
         raise refusal
-    return _ranked(trials, request_tokens, by_speed)
+    return _ranked(trials, partial(_estimate, request_tokens, steps.costs_of), by_speed)
 
 
 def any_plan(plan: Plan, model: Model) -> ResolvedPlan:
@@ -214,8 +234,9 @@ def _plans_on(space: PlanSpace, chips: int) -> Iterator[tuple[SmallPlan, int]]:
                 yield SmallPlan(chips // replicas, depth, single), replicas
 
 
-def _shapes_within(space: PlanSpace, chips: int) -> Iterator[tuple[SmallPlan, int]]:
+def _shapes_within(space: PlanSpace, chips: int, replicas: int) -> Iterator[tuple[SmallPlan, int]]:
     """Yield the smallest plan of each shape; if it needs more chips, one that fills them."""
+    chips //= replicas
     small = {id(plan.single): plan for plan in smallest_plans(space)}
     for single, _ in space.counters:
         plan = small.get(id(single))
@@ -223,16 +244,16 @@ def _shapes_within(space: PlanSpace, chips: int) -> Iterator[tuple[SmallPlan, in
             depth = min(chips // single.plan.stage_size, len(space.model.blocks))
             plan = SmallPlan(single.plan.stage_size * depth, depth, single)
         if plan.pipeline:
-            yield plan, 1
+            yield plan, replicas
 
 
 def _ranked(
-    trials: dict[PlanTrial, Layout], request_tokens: float, by_speed: bool
+    trials: dict[PlanTrial, Layout], tpot: Callable[[Layout], Seconds], by_speed: bool
 ) -> tuple[ResolvedPlan, tuple[PlanTrial, ...]]:
     """Return the best plan, and the trials with estimated times, the best first."""
     fewest = min((t.chips for t in trials if t.fits), default=0)
     timed = {
-        t._replace(tpot=estimate_tpot(with_memories(layout, request_tokens), request_tokens))
+        t._replace(tpot=tpot(layout))
         if t.fits
         and (by_speed or t.chips == fewest)  # an estimate on hundreds of chips takes a second
         else t: layout.plan
@@ -247,10 +268,13 @@ def _ranked(
     return timed[order[0]], tuple(order)
 
 
-def estimate_tpot(layout: Layout, request_tokens: float) -> Seconds:
-    """Return the unloaded TPOT with blocks cut evenly by number, in the plan's memories."""
+def _estimate(
+    request_tokens: float, costs_of: Callable[[Layout], Costs], layout: Layout
+) -> Seconds:
+    """Return the unloaded TPOT with blocks cut evenly by number, in memories of its choice."""
+    layout = with_memories(layout, request_tokens)
     blocks, depth = len(layout.model.blocks), layout.plan.pipeline
-    costs = Costs(replace(layout, bounds=tuple(blocks * s // depth for s in range(depth))))
+    costs = costs_of(replace(layout, bounds=tuple(blocks * s // depth for s in range(depth))))
     work = decodes_at(1, max(1.0, request_tokens), layout.model.window, layout.width)
     return (float(costs.terms(work)[:, TIME].sum()) + costs.back) / layout.mean_tokens
 
@@ -280,8 +304,6 @@ def minimum_chips(bare: Layout, request_tokens: float) -> tuple[int, int, int] |
     if not layouts:
         return None
     if len(layouts) > 1:
-        layouts.sort(
-            key=lambda layout: estimate_tpot(with_memories(layout, request_tokens), request_tokens)
-        )
+        layouts.sort(key=partial(_estimate, request_tokens, Costs))
     plan = layouts[0].plan
     return fewest * plan.replicas, plan.stage_size, plan.pipeline

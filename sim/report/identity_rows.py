@@ -111,12 +111,13 @@ def changed_numbers(systems: Mapping[str, Identity]) -> list[str]:
             if member not in plain.values():  # a pool may be a system that is shown, too
                 plain[name] = member
     for name, system in plain.items():
-        entries = {"chip": system.chip, "engine": system.engine, "model": system.model}
+        usual = {"chip": system.chip, "engine": system.engine, "model": system.model}
+        others = {"ffn": system.ffn, "speculate": system.drafter}
         for key, change in (system.changed or {}).items():
             part = next(part for part in CHANGED_PARTS if key.startswith(f"{part}."))
             kind = part.rpartition(".")[2]
-            if system.other and part.startswith(("ffn.", "speculate.")):
-                entries = {"chip": system.other.chip, "engine": system.other.engine}
+            other = others.get(part.partition(".")[0])
+            entries = {"chip": other.chip, "engine": other.engine} if other else usual
             entry = " ".join(filter(None, (kind, entries.get(kind))))
             head = f"† {system_label(name, system)}: {entry} with"
             was = "new" if change.was is None else f"instead of {change.was}"

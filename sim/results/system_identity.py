@@ -246,25 +246,24 @@ class SystemIdentity:
         With an FFN pool, ('16 x gb200 + 4 x groq-lp30', 'vllm + groq-compiler'); with a drafter on
         other chips as well.
         """
-        if other := self.other:
-            chips = f"{self.own_chips} x {self.chip} + {other.chips} x {other.chip}"
-            return chips, f"{self.engine} + {other.engine}"
-        return f"{self.chips} x {self.chip}", self.engine
+        chips = [f"{self.own_chips} x {self.chip}"]
+        chips += [f"{other.chips} x {other.chip}" for other in self.others]
+        return " + ".join(chips), " + ".join((self.engine, *(o.engine for o in self.others)))
 
     @property
-    def other(self) -> FfnPoolIdentity | DrafterIdentity | None:
-        """The chips of another kind: the FFN pool, or the drafter; None without."""
-        return self.ffn or self.drafter
+    def others(self) -> tuple[FfnPoolIdentity | DrafterIdentity, ...]:
+        """The chips of other kinds: an FFN pool, and a drafter; empty without."""
+        return tuple(other for other in (self.ffn, self.drafter) if other)
 
     @property
     def own_chips(self) -> int:
         """The chips without those of an FFN pool or a drafter."""
-        return self.chips - (self.other.chips if self.other else 0)
+        return self.chips - sum(other.chips for other in self.others)
 
     @property
     def speed_labels(self) -> tuple[str, ...]:
         """The labels of its speeds; empty if engines were measured on their chips."""
-        labels = self.speed_label, self.other.speed_label if self.other else None
+        labels = self.speed_label, *(other.speed_label for other in self.others)
         return tuple(dict.fromkeys(label for label in labels if label))
 
     def kv_room(self) -> int:

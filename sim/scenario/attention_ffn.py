@@ -11,6 +11,7 @@ from sim.inputs.values import Value
 from sim.model.transformer import Model
 from sim.planning.attention_ffn import PoolSharing, deploy_with_ffn
 from sim.planning.deployment import Deployment, DeploymentParts, LimitOverrides
+from sim.planning.remote_draft import DRAFTER_PATH, add_drafter
 from sim.scenario.split_search import SplitSearch, require_open, with_most_chips
 from sim.scenario.system import Shown, System
 from sim.serving.policy import Router, ring
@@ -53,7 +54,8 @@ class AttentionFfn(Shown):
     `attention.fidelity` applies to both pools.
     An outage of `ffn` stops all steps, and the attention pool keeps its sequences. An outage of
     `attention` stops one rank, whose number is `replica`. The sequences of other ranks go on.
-    The drafter of `attention.speculate` is on the attention pool.
+    The drafter of `attention.speculate` is on the attention pool, or on a third kind of chips. A
+    micro-batch of its drafts is cut into `micro_batches` again.
     The system may be a prefill pool or a decode pool.
     """
 
@@ -84,17 +86,18 @@ class AttentionFfn(Shown):
                 _require_simulated(pool, system)
                 if self.plan:
                     require_open(system.plan)
+                    _require_own_drafter(system)
         return self
 
     @property
     def fails(self) -> bool:
-        """Whether a pool has outages while it serves."""
-        return any(system.outages for system in self.pools.values())
+        """Whether a pool or a drafter has outages while it serves."""
+        return any(system.fails for system in self.pools.values())
 
     @property
     def full_label(self) -> str | None:
         """The label, with the number of all chips in place of '{chips}'."""
-        chips = self.attention.hardware[1] + self.ffn.hardware[1]
+        chips = self.ffn.hardware[1] + self.attention.all_chips
         return self.label and self.label.replace("{chips}", f"{chips:,}")
 
     @property
@@ -120,7 +123,14 @@ class AttentionFfn(Shown):
             attention = pool_parts(self.attention, model)
         ffn = pool_parts(self.ffn, model)
         sharing = PoolSharing(self.micro_batches, self.transfer)
-        return deploy_with_ffn(attention[0], ffn[0], sharing, lengths, (attention[1], ffn[1]))
+        limits = attention[1], ffn[1]
+        deployed = deploy_with_ffn(attention[0], ffn[0], sharing, lengths, limits)
+        of, chips = self.attention.speculate, self.attention.drafter
+        if not (of and chips and (drafts := deployed.layout.speculation)):
+            return deployed
+        drafter = chips.parts(drafts.model), chips.limits
+        with errors_below("attention"):
+            return add_drafter(deployed, drafter, of.draft.exchange, lengths, limits[0].kv_tokens)
 
 
 def pool_parts(system: System, model: Model) -> tuple[DeploymentParts, LimitOverrides]:
@@ -174,6 +184,14 @@ def _require_simulated_plan(pool: str, plan: Plan) -> None:
         raise error_at_path(("plan", "slots"), plan.slots, reason)
 
 
+def _require_own_drafter(system: System) -> None:
+    """Raise ValueError if a search of both pools would leave out the chips of a drafter."""
+    if system.drafts_apart:
+        reason = "got a drafter on other chips with a search of both pools, which counts theirs "
+        reason += "alone; expected one on the attention pool; try leaving system and transfer out"
+        raise error_at_path(DRAFTER_PATH, None, reason)
+
+
 def _require_simulated_parts(pool: str, system: System) -> None:
     """Raise ValueError at the first drafter, failure or different chip that is not simulated."""
     for number, exception in enumerate(system.exceptions):
@@ -181,13 +199,6 @@ def _require_simulated_parts(pool: str, system: System) -> None:
             reason = f"got {exception.like.id}; expected a chip of the pool's kind; try speed: 0.5"
             raise error_at_path(("exceptions", number, "like"), exception.like.id, reason)
     if pool == "attention":
-        if system.speculate and system.speculate.draft.system is not None:
-            reason = (
-                "got a drafter on other chips; expected one on the attention pool, since a third "
-            )
-            reason += "kind of chips is not simulated; "
-            path = ("speculate", "draft", "system")
-            raise error_at_path(path, None, f"{reason}try leaving system and transfer out")
         if system.faults and (spares := system.faults.spares):
             reason = f"got {spares}; expected 0 in the attention pool, whose ranks work without "
             reason += "each other; try leaving spares out"

@@ -55,9 +55,11 @@ def _check_drafters(systems: Mapping[str, AnySystem]) -> None:
     for name, system in systems.items():
         in_place = system.in_place if isinstance(system, Pools) else {}
         drafting = {(name,): system} | {(name, pool): of for pool, of in in_place.items()}
-        for path, drafted in drafting.items():
-            if isinstance(drafted, System):
-                check_drafter(systems, path, drafted)
+        for path, of in drafting.items():
+            if isinstance(of, System):
+                check_drafter(systems, path, of)
+            elif isinstance(of, AttentionFfn):
+                check_drafter(systems, (*path, "attention"), of.attention)
 
 
 def check_scenario(scenario: ScenarioKeys) -> None:

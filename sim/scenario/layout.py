@@ -9,10 +9,9 @@ from sim.planning.fit_error import require_fit
 from sim.reliability.availability import require_simulable
 from sim.results.labels import percent_text
 from sim.scenario.outages import failing_units
-from sim.scenario.pools import attention_ffn, pool_of
+from sim.scenario.pools import parts_with_chips, pool_of
 from sim.scenario.replicas import Member, chip_machines
 from sim.scenario.scenario import Scenario
-from sim.scenario.speculate import DRAFTER_PATH
 from sim.serving.policy import ring
 from sim.serving.replica_config import Outage
 from sim.serving.ring import ring_schedule
@@ -51,21 +50,16 @@ def require_valid_outages(scenario: Scenario, name: str, deployment: Deployment)
 
     Raises: ValueError if a replica or rank does not exist, or an outage begins during another one.
     """
-    system, plan = attention_ffn(scenario.systems, name), deployment.layout.plan
-    if system is None:
-        plain = scenario.plain(name)
-        _require_apart(plain.outages, plan.replicas, "replica")
-        with errors_below(*DRAFTER_PATH):
-            if plain.drafter:
-                _require_apart(plain.drafter.outages, plan.replicas, "replica")
-        return
-    with errors_below("attention"):
-        if system.attention.outages and plan.attention_data > 1 and scenario.by_chip(name):
-            reason = "got outages of ranks at fidelity chip; expected fidelity stage; "
-            raise error_at_path(("outages",), None, f"{reason}try leaving fidelity out")
-        _require_apart(system.attention.outages, plan.attention_data, "rank")
-    with errors_below("ffn"):
-        _require_apart(system.ffn.outages, 1, "replica")
+    plan = deployment.layout.plan
+    for path, system in parts_with_chips(scenario.systems, name).items():
+        with errors_below(*path):
+            if path != ("attention",):
+                _require_apart(system.outages, plan.replicas, "replica")
+                continue
+            if system.outages and plan.attention_data > 1 and scenario.by_chip(name):
+                reason = "got outages of ranks at fidelity chip; expected fidelity stage; "
+                raise error_at_path(("outages",), None, f"{reason}try leaving fidelity out")
+            _require_apart(system.outages, plan.attention_data, "rank")
 
 
 def _require_apart(outages: Sequence[Outage], count: int, noun: str) -> None:

@@ -11,10 +11,8 @@ from typing import NamedTuple
 from sim.inputs.errors import errors_below
 from sim.planning.deployment import Deployment
 from sim.reliability.failures import Faults, part_groups
-from sim.scenario.pools import attention_ffn, key_path
+from sim.scenario.pools import key_path, parts_with_chips
 from sim.scenario.scenario import Scenario
-from sim.scenario.speculate import DRAFTER_PATH, DraftSystem
-from sim.scenario.system import System
 from sim.serving.replica_config import Outage
 from sim.units import Seconds
 
@@ -37,43 +35,30 @@ def failing_units(scenario: Scenario, name: str, deployment: Deployment) -> list
 
     Raises: ValueError if the nodes of an attention pool are not full.
     """
-    system, plan = attention_ffn(scenario.systems, name), deployment.layout.plan
-    if system is None or deployment.ffn is None:
-        plain, drafting = scenario.plain(name), deployment.drafter
-        parts: list[tuple[tuple[str, ...], Faults | None, int, Seconds | None]] = [
-            ((), plain.faults, deployment.own_chips, deployment.load)
-        ]
-        if drafting and plain.drafter:
-            parts.append((DRAFTER_PATH, plain.drafter.faults, drafting.chips, drafting.load))
-        return [
-            FailingUnit(path, faults, chips // plan.replicas, load)
-            for path, faults, chips, load in parts
-            if faults
-        ]
-    units = []
-    if faults := system.attention.faults:
-        with errors_below("attention"):
-            part_groups(faults, deployment.own_chips)
-        rank = math.lcm(plan.tensor, faults.chips_per_node)
-        units.append(FailingUnit(("attention",), faults, rank, deployment.load))
-    if faults := system.ffn.faults:
-        ffn = deployment.ffn
-        units.append(FailingUnit(("ffn",), faults, ffn.chips, ffn.load))
+    plan, units = deployment.layout.plan, []
+    deployed = [(deployment.own_chips, deployment.load)]
+    deployed += [(other.chips, other.load) for other in deployment.others]
+    parts = parts_with_chips(scenario.systems, name)
+    for (path, system), (own, load) in zip(parts.items(), deployed, strict=True):
+        if not (faults := system.faults):
+            continue
+        together = own // plan.replicas
+        if path == ("attention",):
+            with errors_below("attention"):
+                part_groups(faults, own)
+            together = math.lcm(plan.tensor, faults.chips_per_node)
+        units.append(FailingUnit(path, faults, together, load))
     return units
 
 
 def outages_by_path(scenario: Scenario, name: str) -> dict[tuple[str, ...], tuple[Outage, ...]]:
     """Return the outages of a system, by the path of the keys of the system that has them."""
-    failing: dict[tuple[str, ...], System | DraftSystem] = {}
-    for member in scenario.members(name):
-        path, both = key_path(scenario.systems, member), attention_ffn(scenario.systems, member)
-        if both:
-            failing |= {(*path, pool): system for pool, system in both.pools.items()}
-        else:
-            failing[path] = plain = scenario.plain(member)
-            if plain.drafter:
-                failing[(*path, *DRAFTER_PATH)] = plain.drafter
-    return {path: system.outages for path, system in failing.items() if system.outages}
+    return {
+        (*key_path(scenario.systems, member), *path): system.outages
+        for member in scenario.members(name)
+        for path, system in parts_with_chips(scenario.systems, member).items()
+        if system.outages
+    }
 
 
 def outage_times(scenario: Scenario, name: str) -> list[tuple[Seconds, Seconds]]:

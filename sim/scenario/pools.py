@@ -8,8 +8,10 @@ from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 from sim.hardware.chip import Chip
 from sim.inputs.errors import error_at_path
 from sim.inputs.values import Value
+from sim.planning.remote_draft import DRAFTER_PATH
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.drafters import with_drafter
+from sim.scenario.speculate import DraftSystem
 from sim.scenario.system import Fleet, Shown, System
 from sim.serving.policy import Router, is_steady, ring
 from sim.serving.transfer import Transfer
@@ -176,7 +178,9 @@ def member_system(systems: Mapping[str, AnySystem], name: str) -> PoolSystem:
     first, *pool = key_path(systems, name)
     system = getattr(systems[first], pool[0]) if pool else systems[first]
     assert isinstance(system, PoolSystem)
-    return system
+    if isinstance(system, AttentionFfn):
+        return _pools_with_drafter(systems, system)
+    return with_drafter(systems, system)
 
 
 def plain_system(systems: Mapping[str, AnySystem], name: str) -> System:
@@ -187,7 +191,7 @@ def plain_system(systems: Mapping[str, AnySystem], name: str) -> System:
     A named drafter is in place.
     """
     member = member_system(systems, name)
-    system = member.attention if isinstance(member, AttentionFfn) else with_drafter(systems, member)
+    system = member.attention if isinstance(member, AttentionFfn) else member
     if pool_of(systems, name) == "prefill" and system.speculate is None:
         drafts = plain_system(systems, f"{name.rsplit('.', 1)[0]}.decode").speculate
         return system.model_copy(update={"speculate": drafts.local}) if drafts else system
@@ -200,6 +204,23 @@ def attention_ffn(systems: Mapping[str, AnySystem], name: str) -> AttentionFfn |
     None for other systems.
     """
     return both_pools(systems).get(".".join(key_path(systems, name)))
+
+
+def parts_with_chips(
+    systems: Mapping[str, AnySystem], name: str
+) -> dict[tuple[str, ...], System | DraftSystem]:
+    """Return the parts of a plain system that have chips of their own, by the path of their keys.
+
+    They are the system itself, or both pools, and then a drafter on other chips.
+    """
+    plain, both = plain_system(systems, name), attention_ffn(systems, name)
+    own: tuple[str, ...] = ("attention",) if both else ()
+    parts: dict[tuple[str, ...], System | DraftSystem] = {own: plain}
+    if both:
+        parts["ffn",] = both.ffn
+    if drafter := plain.drafter:
+        parts[(*own, *DRAFTER_PATH)] = drafter
+    return parts
 
 
 def plain_systems(systems: Mapping[str, AnySystem]) -> dict[str, System]:
@@ -216,9 +237,22 @@ def plain_systems(systems: Mapping[str, AnySystem]) -> dict[str, System]:
 
 
 def both_pools(systems: Mapping[str, AnySystem]) -> dict[str, AttentionFfn]:
-    """Return the systems that have an attention pool and an FFN pool, by name."""
+    """Return the systems that have an attention pool and an FFN pool, by name.
+
+    Named drafters are in place.
+    """
     own = _with_those_in_place(systems)
-    return {name: system for name, system in own.items() if isinstance(system, AttentionFfn)}
+    return {
+        name: _pools_with_drafter(systems, system)
+        for name, system in own.items()
+        if isinstance(system, AttentionFfn)
+    }
+
+
+def _pools_with_drafter(systems: Mapping[str, AnySystem], system: AttentionFfn) -> AttentionFfn:
+    """Return a system of two pools whose named drafter is in place."""
+    own = with_drafter(systems, system.attention)
+    return system.model_copy(update={"attention": own})
 
 
 def _with_those_in_place(systems: Mapping[str, AnySystem]) -> dict[str, AnySystem]:
@@ -240,13 +274,12 @@ def owned_chips(systems: Mapping[str, AnySystem], name: str) -> dict[str, tuple[
     A system of attention and FFN pools has two keys, such as 'afd.attention' and 'afd.ffn'. The
     chips of a drafter have the key 'spec.draft', or the name of their system.
     """
-    system, key = member_system(systems, name), ".".join(key_path(systems, name))
-    if isinstance(system, AttentionFfn):
-        return {f"{key}.{pool}": own.hardware[:2] for pool, own in system.pools.items()}
-    plain = plain_system(systems, name)
-    chips = {key: plain.hardware[:2]}
-    if drafter := plain.drafter:
-        chips[drafter.name or f"{key}.draft"] = drafter.hardware[:2]
+    key, chips = ".".join(key_path(systems, name)), {}
+    for path, part in parts_with_chips(systems, name).items():
+        own = ".".join((key, *path))
+        if isinstance(part, DraftSystem):
+            own = part.name or f"{key}.draft"
+        chips[own] = part.hardware[:2]
     return chips
 
 

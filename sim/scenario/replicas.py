@@ -165,7 +165,9 @@ def replica_costs(scenario: Scenario, name: str, member: Member, first: int) -> 
 def _pool_outages(system: System | AttentionFfn, replicas: int) -> list[PoolOutages | None]:
     """Return the outages of a system's pools, or of its drafter, for each replica of a copy."""
     if isinstance(system, AttentionFfn):
-        own = PoolOutages(system.attention.outages, system.ffn.outages) if system.fails else None
+        drafter = system.attention.drafter
+        stops = (*system.ffn.outages, *(drafter.outages if drafter else ()))
+        own = PoolOutages(system.attention.outages, stops) if system.fails else None
         return [own] * replicas
     failing = system.drafter.outages if system.drafter else ()
     of_replicas = [tuple(o for o in failing if o.replica == n) for n in range(replicas)]

@@ -37,11 +37,10 @@ from sim.scenario.pools import (
     POOLS,
     AnySystem,
     Pools,
-    attention_ffn,
     key_path,
     member_system,
+    parts_with_chips,
 )
-from sim.scenario.speculate import DRAFTER_PATH, DraftSystem
 from sim.scenario.system import System
 
 
@@ -119,20 +118,15 @@ class Scenario(ScenarioKeys):
             sources=scenario_sources(self.given),
         )
 
-    def spare_chips(self, name: str, other: bool = False) -> int:
+    def spare_chips(self, name: str, part: int = 0) -> int:
         """Return the chips of a plain system's spare nodes.
 
-        other: count those of its FFN pool, or of its drafter on other chips.
+        part: place of the part that has them: first its own chips or those of an attention pool,
+        then those of an FFN pool, and last those of a drafter.
         Raises: PlanError if they cannot be counted.
         """
-        system: System | DraftSystem | None = self.plain(name)
-        path: tuple[str, ...] = ()
-        if other:
-            both = attention_ffn(self.systems, name)
-            system, path = (
-                (both.ffn, ("ffn",)) if both else (self.plain(name).drafter, DRAFTER_PATH)
-            )
-        if not system or not system.faults or not system.faults.spares:
+        path, system = [*parts_with_chips(self.systems, name).items()][part]
+        if not system.faults or not system.faults.spares:
             return 0
         replicas, chips = system.plan.replicas, system.hardware[1]
         if system.plan.search:  # only the deployment has the replicas that the search found

@@ -27,7 +27,6 @@ from sim.serving.replica_config import Outage
 from sim.units import Fraction, brief
 
 PRECISIONS = ("weights", "activations", "kv", "head")  # keys of a drafter's plan
-DRAFTER_PATH = ("speculate", "draft", "system")  # keys above those of a drafter on other chips
 MOST_DRAFTS = 64  # of a step; the trees of EAGLE-2 have about as many
 
 

@@ -200,8 +200,12 @@ class System(Placement, Shown):
     @property
     def full_label(self) -> str | None:
         """The label with the number of chips, the drafter's among them, in place of '{chips}'."""
-        chips = self.hardware[1] + (self.drafter.hardware[1] if self.drafter else 0)
-        return self.label and self.label.replace("{chips}", f"{chips:,}")
+        return self.label and self.label.replace("{chips}", f"{self.all_chips:,}")
+
+    @property
+    def all_chips(self) -> int:
+        """The number of its chips, with those of a drafter that is in place."""
+        return self.hardware[1] + (self.drafter.hardware[1] if self.drafter else 0)
 
     @property
     def changed(self) -> dict[str, Change]:
@@ -231,6 +235,11 @@ class System(Placement, Shown):
         of = self.speculate
         chips = of.draft.system if of and of.tokens else None
         return chips if isinstance(chips, DraftSystem) else None
+
+    @property
+    def drafts_apart(self) -> bool:
+        """Whether its drafter is on other chips, in place or named."""
+        return self.speculate is not None and self.speculate.draft.system is not None
 
     @property
     def fails(self) -> bool:

@@ -8,6 +8,7 @@ holds the KV cache of its own sequences. While it is down, the other ranks go on
 from functools import partial
 
 from sim.cost.attention_ffn import AttentionFfnCosts
+from sim.cost.remote_draft import RemoteDraftCosts
 from sim.serving.event_order import schedule_outages
 from sim.serving.executors.pausing import PausingExecutor
 from sim.serving.fleet import ServingFleet
@@ -78,7 +79,7 @@ class RankFailures:
     def __init__(self, fleet: ServingFleet, number: int) -> None:
         self.fleet, self.number = fleet, number
         costs = fleet.configs[number].costs
-        assert isinstance(costs, AttentionFfnCosts)
+        assert isinstance(costs, AttentionFfnCosts | RemoteDraftCosts)
         self.ranks = costs.layout.plan.attention_data
         self.costs = {self.ranks: costs}  # by number of ranks
         self.dead: set[int] = set()

@@ -155,32 +155,35 @@ def energy_parts(
 ) -> list[tuple[OwnerCosts, EnergyPart]]:
     """Return the parts of a plain system that take energy, each with its owner's costs.
 
-    An attention pool and an FFN pool are two parts, and so are a model and a drafter on other
-    chips. The bytes between them count once.
+    An FFN pool is a part of its own, and so is a drafter on other chips. The bytes between parts
+    count once.
     tally: the work of all copies.
     """
     keys = owned_chips(scenario.systems, name)
     owners = [scenario.money.systems.get(key, OwnerCosts()) for key in keys]
-    costs, link = deployment.costs, link_energy(scenario.systems, name)
+    costs, own, sent = deployment.costs, tally, 0.0
+    others: list[tuple[Costs, Tally]] = []
+    if isinstance(costs, RemoteDraftCosts):
+        own, of_drafter = costs.tallies(tally)
+        others.append((costs.remote.costs, of_drafter))
+        sent, costs = costs.sent(tally), costs.model
+    if isinstance(costs, AttentionFfnCosts):
+        sent += costs.sent(own)
+        own, of_ffn = costs.pool_tallies(own)
+        others.insert(0, (costs.ffn, of_ffn))
+    link = link_energy(scenario.systems, name)
+    if others:
+        own.sent = sent
+        link = (power.link or 0.0) if (power := deployment.layout.chip.power) else 0.0
     chips = copies * (deployment.own_chips + scenario.spare_chips(name))
     around = host_power(deployment.layout.chip, owners[0])
-    other: Costs
-    if isinstance(costs, AttentionFfnCosts):
-        (own, of_other), other = costs.pool_tallies(tally), costs.ffn
-    elif isinstance(costs, RemoteDraftCosts):
-        (own, of_other), other = costs.tallies(tally), costs.remote.costs
-    else:
-        return [(owners[0], EnergyPart(costs, chips, tally, around, link))]
-    own.sent = costs.sent(tally)
-    link = (power.link or 0.0) if (power := deployment.layout.chip.power) else 0.0
-    (others,) = deployment.others
-    server = host_power(others.layout.chip, owners[1])
-    spares = scenario.spare_chips(name, other=True)
-    spared = copies * (others.chips + spares)
-    return [
-        (owners[0], EnergyPart(costs, chips, own, around, link, tally)),
-        (owners[1], EnergyPart(other, spared, of_other, server)),
-    ]
+    parts = [(owners[0], EnergyPart(costs, chips, own, around, link, tally))]
+    pools = zip(deployment.others, others, owners[1:], strict=True)
+    for place, (pool, (other, work), owner) in enumerate(pools, 1):
+        spared = copies * (pool.chips + scenario.spare_chips(name, place))
+        server = host_power(pool.layout.chip, owner)
+        parts.append((owner, EnergyPart(other, spared, work, server)))
+    return parts
 
 
 def capacity_estimate(
@@ -324,7 +327,7 @@ def _purchase(scenario: Scenario, name: str, copies: int) -> Capex | None:
     parts: list[Capex] = []
     for key, (chip, chips) in owned_chips(scenario.systems, name).items():
         own = scenario.money.systems.get(key, OwnerCosts())
-        spares = scenario.spare_chips(name, other=bool(parts))
+        spares = scenario.spare_chips(name, part=len(parts))
         if (part := system_capex(chip, chips + spares, own)) is None:
             return None
         parts.append(part)

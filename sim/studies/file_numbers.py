@@ -75,6 +75,7 @@ def file_numbers(
     numbers = dict(_of_pool("", plain, costs.layout, all_keys))
     if isinstance(costs, RemoteDraftCosts) and (drafter := plain.drafter):
         numbers |= _of_pool(DRAFTS, drafter, costs.remote.layout, all_keys)
+        costs = costs.model
     if isinstance(costs, AttentionFfnCosts) and system:
         numbers |= _of_pool(FFN, system.ffn, costs.ffn.layout, all_keys)
         for key in ("bandwidth", "latency"):
@@ -119,6 +120,11 @@ def with_change(costs: Costs, number: FileNumber) -> Costs:
     """Return the costs with one number changed by a tenth."""
     text = repr(number.value * (1 + number.change))
     prefix, key = _split(number.key)
+    if isinstance(costs, RemoteDraftCosts):
+        drafter = costs.remote.layout
+        if prefix == DRAFTS:
+            return costs.on(costs.model, _moved_layout(drafter, key, text))
+        return costs.on(with_change(costs.model, number), drafter)
     of_links = key.startswith("transfer.")
     layout = costs.layout if prefix or of_links else _moved_layout(costs.layout, key, text)
     if isinstance(costs, AttentionFfnCosts):
@@ -126,9 +132,6 @@ def with_change(costs: Costs, number: FileNumber) -> Costs:
         ffn = _moved_layout(ffn, key, text) if prefix else ffn
         transfer = moved(transfer, key.split(".")[1:], text) if of_links else transfer
         return AttentionFfnCosts(layout, ffn, transfer, costs.micro_batches)
-    if isinstance(costs, RemoteDraftCosts):
-        drafter = costs.remote.layout
-        return costs.on(layout, _moved_layout(drafter, key, text) if prefix else drafter)
     return Costs(layout)
 
 

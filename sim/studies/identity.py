@@ -13,7 +13,7 @@ from dataclasses import fields
 from sim.catalogue.measurements import published_speeds
 from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.plan import DEGREES
-from sim.cost.remote_draft import RemoteDraftCosts
+from sim.cost.remote_draft import RemoteDraftCosts, model_costs
 from sim.inputs.values import Change
 from sim.planning.deployment import Deployment, PoolDeployment
 from sim.results.other_chips import Degrees, DrafterIdentity, FfnPoolIdentity, OtherChips
@@ -150,7 +150,7 @@ def _drafts(deployment: Deployment) -> Drafts | None:
 
 def ffn_pool(deployment: Deployment) -> FfnPoolIdentity | None:
     """Return the FFN pool of a deployment; None without one."""
-    costs, ffn = deployment.costs, deployment.ffn
+    costs, ffn = model_costs(deployment.costs), deployment.ffn
     if ffn is None or not isinstance(costs, AttentionFfnCosts):
         return None
     return FfnPoolIdentity(**vars(_other_chips(ffn)), micro_batches=costs.micro_batches)

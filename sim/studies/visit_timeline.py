@@ -34,12 +34,12 @@ def trace_visits(scenario: Scenario, name: str, tokens: int, prefill: bool = Fal
     """
     deployment = deploy_fitting(scenario, name)
     costs, prompt = deployment.costs, round(scenario.workload.mean_prompt)
-    assert isinstance(costs, AttentionFfnCosts)
-    if costs.drafter:
+    if costs.layout.speculation:
         raise UserError(
             f"trace: systems.{name}: got speculate; expected a system without drafts;"
             f" try --set systems.{name}.attention.speculate.tokens=0"
         )
+    assert isinstance(costs, AttentionFfnCosts)
     count, longest = costs.micro_batches, prompt + tokens + 1
     program = visit_program(costs, decodes_at(count, longest, deployment.limits.window))
     require_few_events((tokens + prefill) * _visit_events(costs, program), tokens)

@@ -14,8 +14,10 @@ from sim.cost.remote_draft import RemoteDraftCosts, StepParts, drafts_of, pass_p
 from sim.cost.step import Costs
 from sim.cost.terms import TIME
 from sim.cost.work import Work, decodes_at
+from sim.hardware.engine import Launch
 from sim.planning.deployment import DeploymentParts, LimitOverrides
 from sim.planning.remote_draft import DraftExchange, deploy_with_drafter
+from sim.planning.single_request import time_single_request
 from sim.serving.step_draws import StepDraws
 
 WINDOW = 24
@@ -248,7 +250,7 @@ def test_times_grow_evenly_until_another_part_is_the_longest(drafted, make_model
     half = plain.parts_of(decodes_at(4, 60.0, None, 4))[0]
     assert half.drafts > half.verify
     link = DraftLink(bandwidth=1e40, latency=(half.drafts - half.verify) / 2)
-    costs = RemoteDraftCosts(plain.layout, plain.remote.layout, link, 2)
+    costs = RemoteDraftCosts(plain.model, plain.remote.layout, link, 2)
     ends = set()
     for context in range(1, 120):
         time, growth, holds = costs.line(decodes_at(8, context, None, 4))
@@ -380,3 +382,123 @@ def test_two_groups_read_their_weights_twice(drafted, sequences):
     small = one.remote.layout
     weights = sum(small.weights(block) for block in small.model.blocks[1:])
     assert drafts[1] - drafts[0] == pytest.approx(3 * 5 * 2 * weights, rel=0.02)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_search_finds_the_fastest_of_all_plans_with_a_replica_for_each_drafter(
+    drafted, replicas, groups
+):
+    """Every plan of four chips is deployed on its own. The drafter is the same for all."""
+    of_drafter = Plan(tensor=1, replicas=replicas)
+    parts = {"chips": 4, "chips_of": replicas, "draft_plan": of_drafter}
+    found = drafted(SLOW, groups, plan=Plan(search="speed"), **parts)
+    times = {}
+    for tensor in (1, 2, 4):
+        depth, rest = divmod(4 // tensor, replicas)
+        if rest or not depth:
+            continue
+        plan = Plan(tensor=tensor, pipeline=depth, replicas=replicas)
+        other = drafted(SLOW, groups, plan=plan, **parts)
+        times[tensor, depth, replicas] = time_single_request(other, 32, 32).tpot
+    plan, best = found.layout.plan, found.tried[0]
+    fastest = min(times, key=times.get)
+    assert (plan.tensor, plan.pipeline, plan.replicas) == fastest
+    assert {trial[1:2] + trial[4:6] for trial in found.tried} == set(times)
+    assert best.tpot == pytest.approx(times[fastest], rel=0.02)  # at 64 tokens, and even cuts
+    assert time_single_request(found, 32, 32).tpot == times[fastest]
+
+
+def test_the_fewest_chips_are_those_of_each_drafter_together(drafted, make_chip):
+    one, two = (
+        drafted(
+            plan=Plan(search="chips"),
+            chips=8,
+            chip=make_chip(fp16=1e10),
+            chips_of=n,
+            draft_plan=Plan(replicas=n),
+        )
+        for n in (1, 2)
+    )
+    assert two.own_chips == 2 * one.own_chips <= 8
+    assert two.drafter.chips == 2
+
+
+@pytest.fixture(scope="module")
+def launched(drafted):
+    """A deployment whose hosts launch layers: 4 of the model, 2 of the drafter in 3 passes."""
+
+    def make(decode, prefill=0.0, graphs=0, link=SLOW, groups=1, **changes):
+        deployment = drafted(link, groups, **changes)
+        launch = {"layer_launch": Launch(decode=decode, prefill=prefill, graphs=graphs)}
+        layouts = deployment.layout, deployment.drafter.layout
+        own, other = (replace(of, engine=of.engine.model_copy(update=launch)) for of in layouts)
+        costs = RemoteDraftCosts(Costs(own), other, link, groups)
+        return replace(deployment, costs=costs)
+
+    return make
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_slow_hosts_launch_the_layers_of_all_passes(launched, groups, stages):
+    """L seconds a layer: 4 L to verify, 6 L to draft. A prompt of both takes the longer launch."""
+    plan = Plan(tensor=2 // stages, pipeline=stages)
+    costs = launched(1.0, 2.0, link=NO_LINK, groups=groups, plan=plan).costs
+    overhead = costs.layout.engine.step_overhead
+    assert costs.line(decodes_at(1, 9.0, None, 4))[0] == pytest.approx(10 + overhead, rel=1e-6)
+    many = 10 + overhead if groups == 1 else 2 * (6 + overhead)
+    assert costs.line(decodes_at(8, 9.0, None, 4))[0] == pytest.approx(many, rel=1e-6)
+    assert costs.line(Work(0, 0.0, 8, 1, 8 * 30, 34, 1))[0] == pytest.approx(8, rel=1e-6)
+
+
+def test_slow_hosts_of_both_take_as_long_as_that_of_a_local_drafter(launched):
+    apart = launched(1e-2, link=NO_LINK).costs
+    layout = apart.model.layout
+    local = Costs(replace(layout, speculation=replace(layout.speculation, apart=False)))
+    for work in works():
+        whole = local.line(work)[0] + layout.engine.step_overhead
+        assert apart.line(work)[0] == pytest.approx(whole, rel=1e-12)
+
+
+def test_graphs_need_no_launches_of_passes_with_few_tokens(launched, drafted):
+    """Five sequences: 20 tokens to verify and in the first pass, 5 in each further pass."""
+    work, plain = decodes_at(5, 20.0, None, 4), drafted(NO_LINK).costs
+    verify, drafts = plain.model.line(work)[0], plain.remote.time(drafts_of(work))[0]
+    times = {n: launched(1.0, graphs=n, link=NO_LINK).costs.line(work)[0] for n in (4, 5, 19, 20)}
+    overhead = plain.layout.engine.step_overhead
+    assert times[4] == pytest.approx(10 + overhead, rel=1e-6)
+    assert times[5] == times[19] == pytest.approx(6 + overhead, rel=1e-6)
+    assert times[20] == pytest.approx(verify + drafts, rel=1e-6)
+    prompt = Work(0, 0.0, 8, 1, 8 * 30, 34)
+    reading = [launched(1.0, 2.0, n, NO_LINK).costs.remote.time(prompt)[0] for n in (7, 8)]
+    assert reading[0] == pytest.approx(2 * 2.0 + overhead)
+    assert reading[1] == pytest.approx(plain.remote.time(prompt)[0])
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    "changes", [{}, {"plan": Plan(pipeline=2)}, {"draft_plan": Plan(pipeline=2), "budget": 8}]
+)
+def test_chips_outgrow_their_hosts(launched, serve_on, groups, changes):
+    """Rows add up, growth holds, and leaps are steps, before and after chips are the slower ones."""
+    link = DraftLink(bandwidth=1e9, latency=3e-5)
+    deployment = launched(2.5e-4, 3e-4, link=link, groups=groups, **changes)
+    costs, waits = deployment.costs, set()
+    mixed = Work(3, 90.0, 5, 1, 5 * 20, 22, 4 * 3 + 1, 60.0, 90, 20, width=4)
+    for work in (*(decodes_at(8, n, WINDOW, 4) for n in (5, 60, 200, 700)), mixed):
+        time, growth, holds = costs.line(work)
+        rows = list(costs.rows(work))
+        assert sum(float(row.seconds * row.repeats.sum()) for row in rows) == pytest.approx(time)
+        assert costs.terms(work)[:, TIME].sum() == pytest.approx(time, rel=1e-9)
+        hosts = [row for row in rows if row.part is None and not row.ideal and row.seconds]
+        waits.add(any("launching" in cause.what for row in hosts for cause in row.causes()))
+        if not work.prompt_tokens:
+            context = work.context / 8 + min(holds, 500) - 1
+            later = costs.line(decodes_at(8, context, WINDOW, 4))[0]
+            assert later == pytest.approx(time + (min(holds, 500) - 1) * growth, rel=1e-9)
+    assert True in waits
+    requests = [(0.001 * n, 5 + n % 7, 20 + 9 * (n % 5)) for n in range(6)]
+    draws = StepDraws((0.8, 0.5, 0.3), seed=3)
+    leap, step = (serve_on(deployment, requests, leap=leap, draws=draws) for leap in (True, False))
+    assert leap.last_token == pytest.approx(step.last_token, rel=1e-11)

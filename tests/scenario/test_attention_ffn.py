@@ -16,9 +16,15 @@ systems:
 ALONE = "{chip: gb200, chips: 8, engine: ideal, plan: {tensor: 8, weights: fp8}}"
 FAULTS = "chip: {rate: 1e-4 failure/h}, repair: 10 h, detection: 60 s, horizon: 8760 h, samples: 10"
 DRAFTER = "{model: qwen3-8b, system: {chip: gb200, chips: 1, engine: ideal}, transfer: {bandwidth: 50 GB/s}}"
+DRAFTS = f"{{method: draft, tokens: 1, acceptance: 1, draft: {DRAFTER}}}"
 REFUSED = {
     "ffn.speculate={method: mtp, tokens: 1, acceptance: 0.5}": "ffn.speculate: got a mapping; expected none",
-    f"attention.speculate={{method: draft, tokens: 1, acceptance: 1, draft: {DRAFTER}}}": "attention.speculate.draft.system: got a drafter on other chips; expected",
+    f"attention={{chip: gb200, chips: 4, engine: ideal, speculate: {DRAFTS}}}|plan={{search: capacity, chips: 8}}": "attention.speculate.draft.system: got a drafter on other chips with a search of both",
+    f"attention.speculate={DRAFTS}|attention.fidelity=chip": "attention.speculate: got fidelity: chip; expected a system without it",
+    f"attention.speculate={DRAFTS[:-2]}, groups: 3}}}}": "attention.speculate.draft.groups: got 3; expected at most 2",
+    f"attention.speculate={DRAFTS.replace('engine: ideal', 'engine: ideal, plan: {tensor: 1, replicas: 2}').replace('chips: 1', 'chips: 2')}": "attention.speculate.draft.system.plan.replicas: got 2; expected 1, a drafter for each",
+    f"attention.speculate={DRAFTS.replace('engine: ideal', 'engine: ideal, outages: [{at: 1 s, lasts: 1 s, replica: 1}]')}": "attention.speculate.draft.system.outages.0.replica: got 1; expected 0, the only",
+    f"attention.speculate={DRAFTS.replace('{chip: gb200, chips: 1, engine: ideal}', 'none')}": "attention.speculate.draft.system: 'none' is no system",
     "attention.link_errors={rate: 1e-9, restart: 1 ms, payload: 512 B}": "attention.link_errors: ",
     "attention.outages=[{at: 1 s, lasts: 1 s, replica: 4}]": "attention.outages.0.replica: got 4; expected 0 to 3; try 3",
     "ffn.outages=[{at: 1 s, lasts: 1 s, replica: 1}]": "ffn.outages.0.replica: got 1; expected 0, the only replica",
@@ -35,6 +41,7 @@ REFUSED = {
     "attention.plan={tensor: 4, replicas: 2}": "attention.plan.replicas: got 2; expected 1",
     "attention.plan={tensor: 3}": "attention.plan: got tensor 3 x attention_data 1; expected 4",
     "attention.engine=groq-compiler": "attention.engine: got groq-compiler, which has tokens_per",
+    "ffn.engine=engine-2023": "ffn.engine: got engine-2023, which has layer_launch; expected an engine without",
     "ffn.plan={attention_data: 4}": "ffn.plan.attention_data: got 4; expected 1 in the ffn pool",
     "ffn.plan.kv=fp8": "ffn.plan.kv: got 'fp8'; expected none, because the ffn pool does not use it",
     "ffn.plan.balance=memory": "ffn.plan.balance: got 'memory'; expected none",
@@ -51,7 +58,8 @@ REFUSED = {
 def test_what_is_not_simulated_is_refused_by_name(sramsim, tmp_path, key):
     path = tmp_path / "mine.yaml"
     path.write_text(POOLS)
-    status, _, err = sramsim("check", str(path), "--set", f"systems.afd.{key}")
+    sets = [word for own in key.split("|") for word in ("--set", f"systems.afd.{own}")]
+    status, _, err = sramsim("check", str(path), *sets)
     assert status == 2
     assert REFUSED[key] in err
     assert err.count("\n") == 1

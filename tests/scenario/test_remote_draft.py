@@ -7,6 +7,8 @@ from sim.results.encoding import json_object
 from sim.scenario.outages import failing_units
 from sim.scenario.pools import owned_chips
 from sim.studies.accounts import total_capex
+from sim.studies.capacity import capacity
+from sim.studies.design import search_plans
 from sim.studies.explaining import explain
 from sim.studies.run import plan, run
 from sim.studies.sensitivity import single_request_metrics
@@ -60,8 +62,9 @@ REFUSED = {
     "named.speculate.range={acceptance: [0.9, 0.5]}": "acceptance: got 0.9 to 0.5; expected the lowest",
     "named.fidelity=chip": "speculate: got fidelity: chip; expected a system without it",
     "named.routing=sampled": "speculate: got routing: sampled; expected a system without it",
-    "named.plan=auto": "named.plan.search: got speed; expected degrees with a drafter on other chips",
+    "small.plan=auto": "draft.system.plan.search: got speed; expected degrees of a drafter on other",
     "named.plan={tensor: 1, replicas: 2}": "plan.replicas: got 1; expected 2, a drafter for each repl",
+    f"named.plan=auto|{DRAFT}system={{chip: l40s, chips: 3, engine: tensorrt-llm, plan: {{replicas: 3}}}}": "got 2 chips, over which no plan splits llama-3.1-8b into 3 replicas; expected",
     "named.engine=groq-compiler": "named.engine: got groq-compiler, which has tokens_per_beat; expec",
     "named.plan={tensor: 2, slots: 2}": "plan.slots: got 2; expected 1 with a drafter on other chips;",
     "small.kv_tokens=1000 token|named.kv_tokens=2000 token": "named.kv_tokens: got 2000 token; expec",
@@ -269,3 +272,22 @@ def test_a_single_user_takes_the_joules_of_the_sensitivity(tmp_path):
     for name, system in run(scenario).summary.systems.items():
         single = single_request_metrics(scenario, name, scenario.plain(name))
         assert single["joules"] == pytest.approx(system.costs.energy.joules_per_token, rel=0.01)
+
+
+def test_a_search_by_capacity_finds_the_best_of_all_plans_of_the_model(tmp_path):
+    """Each plan is also simulated on its own. Two replicas would need a second drafter."""
+    text = SPEC.replace("  both: {fleet: {named: 2, plain: 1}}\n", "")
+    text = text.replace("economics:", "slo: {tpot: 9 ms, ttft: 1 s}\neconomics:", 1)
+
+    def planned(plan):
+        whole = read(tmp_path, text.replace("tensor: 2}\n    spec", f"{plan}}}\n    spec", 1))
+        named = {"named": whole.plain("named")}
+        return whole.model_copy(update={"systems": named})
+
+    search = search_plans(planned("search: capacity"), requests=12).searches["named"]
+    loads = [
+        capacity(planned(plan), None, 12).systems["named"].best
+        for plan in ("tensor: 2", "pipeline: 2")
+    ]
+    assert search.considered == search.simulated == 2
+    assert search.load == max(best.load for best in loads if best) > 1
