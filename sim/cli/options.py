@@ -6,7 +6,6 @@ import typer
 
 from sim.cli.completion import complete_scenarios
 from sim.cli.console import note
-from sim.results.labels import percent_text
 
 if TYPE_CHECKING:
     from sim.scenario.scenario import Scenario
@@ -48,5 +47,7 @@ def search_open_plans(scenario: "Scenario") -> "Scenario":
 
 def print_trial(system: str, trial: "LoadTrial") -> None:
     """Print the result of one trial of a capacity search on stderr."""
+    from sim.results.labels import percent_text
+
     load = f"{trial.load:.4g} {'users' if trial.closed else 'request/s'}"
     note(f"{system}: at {load}, {percent_text(trial.attainment, 1)} meet the SLO, {trial.verdict}")
