@@ -1,6 +1,7 @@
 """Rows of a step's cost: seconds on each stage by cause, with and without the engine's losses."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -71,9 +72,15 @@ class Row(NamedTuple):
 
 
 def all_of(term: int) -> Callable[[], Shares]:
-    """Return the shares of a row that belongs to one term."""
-    shares = ((term, 1.0),)
-    return lambda: shares
+    """Return the shares of a row that belongs to one term.
+
+    It can be pickled: other processes get rows.
+    """
+    return partial(_one_share, term)
+
+
+def _one_share(term: int) -> Shares:
+    return ((term, 1.0),)
 
 
 def by_term(rows: Iterable[Row], stages: int) -> Array:

@@ -1,6 +1,7 @@
 """Capacities: against queueing theory, with more chips or tighter limits, and errors."""
 
 import math
+import pickle
 from itertools import pairwise
 from pathlib import Path
 
@@ -516,3 +517,10 @@ def test_a_closed_loop_has_ten_requests_of_each_user_whatever_the_system_holds(
     scenario = make_scenario(SLO(ttft=1.0), closed)
     series = TrialSeries(scenario, scenario.slo, "one", check(scenario)["one"], 0.9, None)
     assert [len(series.requests_at(users).prompt) for users in (1, 200, 300)] == [2000, 2000, 3000]
+
+
+@pytest.mark.parametrize("system", ["lpu", "h100"])
+def test_other_processes_can_get_a_system(system):
+    # A search whose systems cannot be pickled would run in one process without a word.
+    costs = sim.read("llama2-70b-lpu-vs-h100").deploy(system).costs
+    assert pickle.loads(pickle.dumps(costs)).stages == costs.stages
