@@ -204,10 +204,8 @@ class AttentionFfnCosts(Costs):
     ) -> LayerTimes:
         ways = self.transfer.busy(self.layout, self.ffn.layout, ffn, tokens, ranked)
         out, back = (self.transfer.latency + busy for busy in ways)
-        passes, busy = (
-            self.ffn.passes(tokens)[0],
-            sum(row.seconds for row in self.ffn.layer_rows(ffn, tokens)),
-        )
+        passes = self.ffn.passes(tokens)[0]
+        busy = sum(row.seconds for row in self.ffn.layer_rows(ffn, tokens))
         return LayerTimes(
             self._by_part(tokens, ranked)[attention],
             out,
