@@ -264,7 +264,8 @@ def capacity_command(
     jobs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Number of processes for the systems; default: one for each core."
+            min=1,
+            help="Number of processes for the systems; default for long trials: one a core.",
         ),
     ] = None,
     assignments: SetOption = None,
