@@ -99,7 +99,7 @@ def finding(lines: list[Series]) -> str:
     return claims.joined(
         f"{best.label}: {trimmed_number(best.speeds[0])} token/s for {fewest_users}"
         + (f", {others}" if others else ""),
-        f"within 10 % of that until {held}",
+        f"within 10 % of that up to {held}",
         f"with {most:,.0f} a first token takes {wait}" if most else "",
     )
 

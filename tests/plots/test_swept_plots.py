@@ -265,7 +265,7 @@ def test_users_title_says_until_when_the_speed_holds(swept):
     assert users.flat_until(line) == max(held)
     title = users.finding([line])
     wait = style.duration(table["median_ttft_ms"][-1])
-    told = f"lpu: {trimmed_number(speeds[0])} token/s for a single user; within 10 % of that until {max(held)} users"
+    told = f"lpu: {trimmed_number(speeds[0])} token/s for a single user; within 10 % of that up to {max(held)} users"
     assert title == f"{told}; with {int(table['users'][-1])} a first token takes {wait}"
 
 
