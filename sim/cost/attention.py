@@ -47,10 +47,13 @@ class AttentionCore(NamedTuple):
 
     def prompt_seconds(self, work: Work) -> Seconds:
         """Return the longer of these sides; the ideal ones are not computed, for speed."""
-        attended, cached = self.prompt_positions(work)
-        compute = seconds_at(self.compute, attended, cached)
-        memory = seconds_at(self.memory, attended, cached)
-        return compute if compute > memory else memory
+        windowed, compute, memory, _, _ = self
+        attended, cached = work.attended, work.cached
+        if windowed:
+            attended, cached = work.windowed_attended, work.windowed_cached
+        computing = compute[0] + compute[1] * attended + compute[2] * cached
+        reading = memory[0] + memory[1] * attended + memory[2] * cached
+        return computing if computing > reading else reading
 
     def decode_positions(self, work: Work, width: int) -> tuple[float, float]:
         """Return the positions that decodes attend to, and those that they read."""

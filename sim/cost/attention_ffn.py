@@ -162,10 +162,10 @@ class AttentionFfnCosts(Costs):
         for mixer in attention.mixers:
             place = self._of_mixer[mixer]
             if work.decodes:
-                now, more, steps = self._decode_lines(work.decodes)[place].at(work)
+                now, more, steps = self._decode_lines(work.decodes)[place][1].at(work)
                 seconds, growth, holds = seconds + now, growth + more, min(holds, steps)
             if work.prompt_tokens:
-                seconds += self._prompts(work)[place].prompt_seconds(work)
+                seconds += self._prompts(work)[place][1].prompt_seconds(work)
         return times._replace(attention=seconds), growth, holds
 
     def step_layers(self, work: Work) -> dict[tuple[Block, Block], tuple[LayerTimes, Critical]]:
@@ -243,11 +243,11 @@ class AttentionFfnCosts(Costs):
         for place in self._of_drafts:
             layers = self.kinds[place].layers.item()
             if work.decodes:
-                now, more, steps = self._decode_lines(work.decodes)[place].at(work)
+                now, more, steps = self._decode_lines(work.decodes)[place][1].at(work)
                 seconds, growth = seconds + layers * now, growth + layers * more
                 holds = min(holds, steps)
             if work.prompt_tokens:
-                core = self._prompts(work)[place]
+                _, core = self._prompts(work)[place]
                 seconds += layers * core.prompt_seconds(work)
         return seconds, growth, holds
 

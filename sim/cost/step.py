@@ -74,8 +74,9 @@ class Costs(StepRows):
             self.together = TOGETHER if self.stages == 1 else TOGETHER_IN_PIPELINES
         self._bodies: dict[tuple[int, int, DrawnLoad], Array] = {}
         self._samplings: dict[tuple[int, int, int], Array] = {}
-        self._prompt_cores: dict[tuple[int, int], list[AttentionCore]] = {}
-        self._lines: dict[int, list[DecodeLine]] = {}
+        # By kind of attention: its layers on the first stage, and their time.
+        self._prompt_cores: dict[tuple[int, int], list[tuple[float, AttentionCore]]] = {}
+        self._lines: dict[int, list[tuple[float, DecodeLine]]] = {}
         self._fixed: dict[tuple[int | None, ...], Seconds] = {}  # of `line`: all but attention
 
     def without_drafts(self, widths: tuple[int, ...] | None = None) -> "Costs":
@@ -125,15 +126,14 @@ class Costs(StepRows):
             fixed = self._fixed[key] = self.body(work.tokens, self.ranked(work)).item() + sampling
         time, growth, holds = fixed, 0.0, 1 if self.sampled else FOREVER
         if decodes:
-            lines = self._lines.get(decodes) or self._decode_lines(decodes)
-            for layers, line in zip(self._first_layers, lines, strict=True):
+            for layers, line in self._lines.get(decodes) or self._decode_lines(decodes):
                 now, more, steps = line.at(work)
                 time += layers * now
                 growth += layers * more
                 if steps < holds:
                     holds = steps
         if prompt_tokens:
-            for layers, core in zip(self._first_layers, self._prompts(work), strict=True):
+            for layers, core in self._prompts(work):
                 time += layers * core.prompt_seconds(work)
             growth, holds = 0.0, 1
         if self.launch and time < (launch := self.launching(work).item()):
@@ -252,31 +252,33 @@ class Costs(StepRows):
         """Return one layer's time and growth by kind of attention, and for how many steps."""
         times, growth, holds = [], [], FOREVER
         if work.decodes:
-            for line in self._decode_lines(work.decodes):
+            for _, line in self._decode_lines(work.decodes):
                 now, more, steps = line.at(work)
                 times.append(now)
                 growth.append(more)
                 if steps < holds:
                     holds = steps
         if work.prompt_tokens:
-            prompts = [core.prompt_seconds(work) for core in self._prompts(work)]
+            prompts = [core.prompt_seconds(work) for _, core in self._prompts(work)]
             times = [a + b for a, b in zip(times, prompts, strict=True)] if times else prompts
             return times, self._no_growth, 1
         return times, growth, holds
 
-    def _prompts(self, work: Work) -> list[AttentionCore]:
+    def _prompts(self, work: Work) -> list[tuple[float, AttentionCore]]:
         key = work.ranked_prompt, work.prompt_tokens
         if key not in self._prompt_cores:
-            self._prompt_cores[key] = [kind.of_chunks(*key) for kind in self.kinds]
+            cores = [kind.of_chunks(*key) for kind in self.kinds]
+            self._prompt_cores[key] = list(zip(self._first_layers, cores, strict=True))
         return self._prompt_cores[key]
 
-    def _decode_lines(self, decodes: int) -> list[DecodeLine]:
+    def _decode_lines(self, decodes: int) -> list[tuple[float, DecodeLine]]:
         if decodes not in self._lines:
             first = decodes - (decodes - 1) % self.together
             numbers = range(first, first + self.together)
             lines = [kind.lines(numbers) for kind in self.kinds]
             for place, number in enumerate(numbers):
-                self._lines[number] = [of_kind[place] for of_kind in lines]
+                of_number = [of_kind[place] for of_kind in lines]
+                self._lines[number] = list(zip(self._first_layers, of_number, strict=True))
         return self._lines[decodes]
 
 

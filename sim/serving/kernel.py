@@ -17,12 +17,13 @@ import math
 from sim.results.histogram import BINS_PER_DECADE
 from sim.serving.numba_cache import compiled, inlined
 
-# Rows of `stages`, float[row, stage], s: when a stage is free, its working time so far, and its
-# time in the current step. Then its layers, a row for each kind of attention.
-FREE, BUSY, WORK, LAYERS = 0, 1, 2, 3
-# `rows`, float[row, 2, stage], s: for a number of tokens, the time at each stage, and on the way to
-# it. The first row is of steps that fill the budget.
-BODY, HOPS = 0, 1
+# Rows of `stages`, float[row, stage]: when a stage is free [s], and for a step that waits nowhere,
+# the time from its entry to its start and to its end there [s]. Then two rows for each kind of
+# attention: the layers before the stage, and with its own.
+FREE, START, END, LAYERS = 0, 1, 2, 3
+# `rows`, float[row, 2, stage], s: for a number of tokens, these times to the start and to the end
+# without attention and sampling. The first row is of steps that fill the budget.
+TO_START, TO_END = 0, 1
 FULL = 0
 # Columns of `made`, int[row, column]: the steps made of a row. With link errors or drawn experts,
 # then how many may be made before one needs a decision. With drawn experts, then the rows that
@@ -50,12 +51,12 @@ BUDGET, STEPS_WITHOUT_SAMPLING = 5, 6
 # The KV cache that further decodes may take, in tokens or in parts of a token. The tokens of a
 # sequence in a step, and the histogram of gaps.
 ROOM, WIDTH, FIRST_BIN = 7, 8, 9
-# Columns of `read`, sums over chunks of prompts for each kind of attention: positions attended and
-# read, tokens, and the number of chunks.
-ATTENDED, CACHED, TOKENS, CHUNKS = 0, 1, 2, 3
-# Places of `floats`: the clock of the last entry, the time from the last stage to the first, and
-# the overhead of a sequence [s]. Then the sums of the histogram of gaps.
-CLOCK, WAY_BACK, SEQUENCE_OVERHEAD, COUNT, TOTAL, SQUARES = 0, 1, 2, 3, 4, 5
+# Columns of `read`, for each kind of attention. Sums over chunks of prompts: positions attended and
+# read, tokens, and the number of chunks. Then the sum of one layer's times in all steps [s].
+ATTENDED, CACHED, TOKENS, CHUNKS, WORKED = 0, 1, 2, 3, 4
+# Places of `floats`: the clock of the last entry, the time from the last stage to the first, the
+# overhead of a sequence, and the sum of all sampling times [s]. Then the sums of the histogram.
+CLOCK, WAY_BACK, SEQUENCE_OVERHEAD, SAMPLED, COUNT, TOTAL, SQUARES = 0, 1, 2, 3, 4, 5, 6
 # Columns of `tracks`, kept for replicas that can fail, of a slot's step under way: the tokens of
 # its chunk, the prompt's tokens before the chunk, the gap before the step's tokens, and its bin.
 CHUNK_TOKENS, TOKENS_BEFORE, GAP, GAP_BIN = 0, 1, 2, 3
@@ -88,8 +89,7 @@ def chunk_seconds(line, read, old, chunk):
     )
 
 
-# Compiled apart: with this branch among them, the loops of `stage_times` take a tenth longer.
-@compiled
+@inlined
 def body_row(row, made):
     """Return the row with the body of the next step of a row: its own, or that of drawn experts."""
     drawn = made.shape[1] - DRAWN
@@ -99,44 +99,48 @@ def body_row(row, made):
 
 
 @inlined
-def stage_times(slot, row, chunk, stages, rows, made, lines, read, batches, counts, integers):
-    """Write the time of a step at each stage, up to the overhead of a chunk, to `stages[WORK]`."""
-    n, kinds = stages.shape[1], len(stages) - LAYERS
-    work, body = stages[WORK], rows[body_row(row, made), BODY]
+def unloaded_times(slot, row, chunk, stages, rows, lines, read, batches, counts, integers):
+    """Write when a step that waits nowhere starts and ends at each stage, without its sampling.
+
+    row: of its body.
+    """
+    n, kinds = stages.shape[1], len(read)
+    start, end = stages[START], stages[END]
     for s in range(n):
-        work[s] = body[s]
-    work[n - 1] += batches[slot, SAMPLING]
+        start[s] = rows[row, TO_START, s]
+        end[s] = rows[row, TO_END, s]
     done = counts[slot, DONE]
     for kind in range(kinds):
         seconds = batches[slot, SECONDS + kind] + done * batches[slot, SECONDS + kinds + kind]
         if chunk:
             seconds += chunk_seconds(lines[chunk, kind], read[kind], integers[PROMPT_DONE], chunk)
+        read[kind, WORKED] += seconds
+        before, through = stages[LAYERS + 2 * kind], stages[LAYERS + 2 * kind + 1]
         for s in range(n):
-            work[s] += stages[LAYERS + kind, s] * seconds
+            start[s] += before[s] * seconds
+            end[s] += through[s] * seconds
 
 
 @inlined
-def pass_stages(slot, now, passed, clock_error, hops, stages, tracks):
+def pass_stages(slot, now, passed, clock_error, stages, tracks):
     """Return the time from a step's entry to the end of its last stage.
 
-    start[s] = max(leave[s-1] + hops[s], free[s]) and leave[s] = start[s] + work[s]. So
-    leave[s] is the sum of all hops and work up to s, plus the longest wait for a busy stage.
+    The step starts at a stage when it has come there, or when the stage is free. So it is late by
+    the longest wait for a busy stage so far.
     """
     n = stages.shape[1]
-    free, busy, work = stages[FREE], stages[BUSY], stages[WORK]
+    free, start, end = stages[FREE], stages[START], stages[END]
     kept = len(tracks) > 0
-    total, late = 0.0, 0.0
+    late = 0.0
     for s in range(n):
-        busy[s] += work[s]
-        late = max(late, free[s] - passed - (total + hops[s]))
-        total += hops[s] + work[s]
-        free[s] = total + late + clock_error
+        late = max(late, free[s] - passed - start[s])
+        free[s] = end[s] + late + clock_error
         if kept:
             tracks[slot, STAGE_TIMES + s], tracks[slot, STAGE_TIMES + n + s] = (
                 now + free[s],
-                work[s],
+                end[s] - start[s],
             )
-    return total + late
+    return end[n - 1] + late
 
 
 @inlined
@@ -152,7 +156,7 @@ def count_gap(slot, gap, decodes, integers, floats, tracks):
         tracks[slot, GAP], tracks[slot, GAP_BIN] = gap, place
 
 
-@compiled
+@inlined
 def enter(
     slot,
     now,
@@ -176,15 +180,21 @@ def enter(
     passed = now - floats[CLOCK] + clock_error
     floats[CLOCK] = now
     decodes, row = counts[slot, DECODES], FULL if chunk else counts[slot, ROW]
-    stage_times(slot, row, chunk, stages, rows, made, lines, read, batches, counts, integers)
+    body = body_row(row, made)
+    unloaded_times(slot, body, chunk, stages, rows, lines, read, batches, counts, integers)
     made[row, MADE] += 1
+    if body != row:
+        made[body, MADE] += 1
     if len(tracks) > 0:
         tracks[slot, CHUNK_TOKENS], tracks[slot, TOKENS_BEFORE] = chunk, integers[PROMPT_DONE]
+    sampling = batches[slot, SAMPLING]
     if chunk:
-        stages[WORK, stages.shape[1] - 1] += floats[SEQUENCE_OVERHEAD]
+        sampling += floats[SEQUENCE_OVERHEAD]
         integers[PROMPT_DONE] += chunk
         integers[PROMPT_LEFT] -= chunk
-    leave = pass_stages(slot, now, passed, clock_error, rows[row, HOPS], stages, tracks)
+    stages[END, stages.shape[1] - 1] += sampling
+    floats[SAMPLED] += sampling
+    leave = pass_stages(slot, now, passed, clock_error, stages, tracks)
     wait = clock_error + leave + floats[WAY_BACK]
     back = now + wait
     batches[slot, BACK], batches[slot, LEAVE] = back, now + (clock_error + leave)

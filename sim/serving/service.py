@@ -118,10 +118,11 @@ class Service:
         self.caching = any(config.policies.prefix_caching for config in configs)
         self.think = options.get("think", 0.0)
         self.progress = options.get("progress")
-        self.prompts, self.outputs = requests.prompt.tolist(), requests.output.tolist()
+        # Views: lists of a million numbers would take tens of MB.
+        self.prompts, self.outputs = requests.prompt.data, requests.output.data
         # An arrival is nan if an answer decides it.
         self.arrivals = (
-            (number, at) for number, at in enumerate(requests.arrival.tolist()) if at == at
+            (number, at) for number, at in enumerate(requests.arrival.data) if at == at
         )
         self.coming = next(self.arrivals, None)
         self.users = ClosedLoopUsers(requests.users or 0, len(self.prompts))

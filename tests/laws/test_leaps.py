@@ -82,7 +82,7 @@ def runs(draw):
         st.lists(st.tuples(gaps, st.integers(1, 60), st.integers(1, 80)), min_size=1, max_size=20)
     )
     arrivals = np.cumsum([gap for gap, _, _ in drawn]) + draw(st.sampled_from([0.0, 1e3]))
-    budget = draw(st.integers(1, 24))
+    budget = draw(st.just(1) | st.integers(1, 24))
     return {
         "layout": draw(st.sampled_from(sorted(LAYOUTS))),
         "requests": [

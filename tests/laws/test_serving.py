@@ -126,7 +126,7 @@ def test_the_queue_keeps_its_order(serve_drawn, drawn):
     deployment, _, rows = serve_drawn(drawn)
     for replica in range(deployment.layout.plan.replicas):
         here = np.flatnonzero(rows.replica == replica)
-        here = here[np.lexsort((rows.admitted[here], rows.arrival[here]))]
+        here = here[np.lexsort((rows.first_token[here], rows.admitted[here], rows.arrival[here]))]
         assert (np.diff(rows.admitted[here]) >= 0).all()
         assert (np.diff(rows.first_token[here]) >= 0).all()
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.serving.executors.stepwise import Pipeline
+from sim.serving.executors.waits import stages_with_waits
 
 SECONDS = st.floats(0, 10, allow_subnormal=False)
 
@@ -80,3 +81,38 @@ def test_a_convoy_by_hand():
     leaves, busy = scan([0.0, 0.2, 0.4], [[0.0, 0.5]] * 3, [[1.0, 1.0], [3.0, 1.0], [1.0, 1.0]])
     assert leaves == pytest.approx([2.5, 5.5, 6.5])
     assert list(busy) == [5.0, 3.0]
+
+
+@st.composite
+def alike(draw):
+    """(entries, hops, times) of passages whose times differ by their attention alone: most stages need not be waited for."""
+    stages, count = draw(st.integers(1, 8)), draw(st.integers(1, 8))
+    numbers = st.integers(0, 8)
+    body, layers, hops = (
+        np.array(draw(st.lists(numbers, min_size=stages, max_size=stages))) for _ in range(3)
+    )
+    attention = draw(st.lists(st.sampled_from([0, 1 / 16, 1 / 4]), min_size=count, max_size=count))
+    entries = sorted(draw(st.lists(st.integers(0, 40), min_size=count, max_size=count)))
+    hops[0] = 0
+    return entries, hops, [body + layers * seconds for seconds in attention]
+
+
+@given(alike())
+def test_stages_at_which_no_step_waits_longest_may_be_left_out(drawn):
+    entries, hops, times = drawn
+    ends = np.cumsum(hops + times, axis=1)
+    starts = ends - times
+    kept = stages_with_waits(starts, ends)
+    before = np.c_[np.zeros(len(ends)), ends[:, kept[:-1]]]
+    leaves = loops(entries, starts[:, kept] - before, (ends - starts)[:, kept])
+    assert leaves == loops(entries, [hops] * len(entries), times)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=9))
+def test_equal_steps_wait_at_the_slowest_stage(times):
+    """Its time is their beat: the tandem of queues is one queue, and a way to the end."""
+    ends = np.cumsum([times], axis=1)
+    kept = stages_with_waits(ends - times, ends)
+    assert kept[-1] == len(times) - 1
+    assert len(kept) <= 2
+    assert times[kept[0]] == max(times)

@@ -68,6 +68,7 @@ class CompiledPipelineExecutor(Executor):
         self.prompt_left = 0
         self.next: Head | None = None  # the return that is waited for; None while idle
         self.kv_cache: KVCache | None = None  # that decodes take room from
+        self.unworked = np.zeros(costs.stages)  # of steps that an outage interrupted [s]
 
     def send(self, batch_step: BatchStep) -> None:
         work, slot = batch_step.work, self.unused.pop()
@@ -252,7 +253,7 @@ class CompiledPipelineExecutor(Executor):
             track, batch_step = state.tracks[slot], self.batch_steps[slot]
             leave, times = track[kernel.STAGE_TIMES :].reshape(2, stages)
             unmade = unworked_seconds(leave, times, self.env.now)
-            state.stages[kernel.BUSY] -= unmade
+            self.unworked += unmade
             part = float(unmade.sum() / times.sum())
             self.tally.add(self.state.work_of(slot, batch_step), -part)
             state.take_back_gap(slot)
@@ -271,4 +272,4 @@ class CompiledPipelineExecutor(Executor):
 
     @property
     def busy(self) -> NDArray[np.float64]:
-        return self.state.busy
+        return self.state.busy - self.unworked

@@ -22,34 +22,50 @@ class KernelRows:
 
     full: the size of steps that fill the token budget on one rank.
     random: whether steps may fail from link errors, or have drawn experts.
+    stages: the numbers of the stages that the compiled code visits.
     size_of: by row. body_of: rows of bodies, by size and drawn load. used: rows in use.
+    bodies: by row of a body, float[stage] [s].
     counted: by row, the steps that were counted for link errors and draws.
     """
 
-    def __init__(self, costs: Costs, slots: int, budget: int, errors: LinkErrorSampler | None):
-        self.costs, self.full, self.errors = costs, (budget, budget), errors
+    def __init__(
+        self,
+        costs: Costs,
+        stages: list[int],
+        slots: int,
+        budget: int,
+        errors: LinkErrorSampler | None,
+    ) -> None:
+        self.costs, self.full, self.errors, self.stages = costs, (budget, budget), errors, stages
         self.ahead = MOST_TOGETHER if costs.sampled else 0
         self.random = errors is not None or costs.sampled is not None
-        self.rows: NDArray[np.float64] = np.zeros((1 + slots, 2, costs.stages))
+        self.rows: NDArray[np.float64] = np.zeros((1 + slots, 2, len(stages)))
         columns = kernel.DRAWN + self.ahead if self.random else kernel.STOP
         self.made: NDArray[np.int64] = np.zeros((1 + slots, columns), np.int64)
         self.row_of: dict[tuple[int, int], int] = {}
         self.size_of: dict[int, tuple[int, int]] = {}
         self.body_of: dict[tuple[int, int], dict[DrawnLoad, int]] = {}
+        self.bodies: dict[int, NDArray[np.float64]] = {}
         self.counted: dict[int, int] = {}
         self.used = 1
 
     def row(self, size: tuple[int, int]) -> int:
         """Return the row of a size, added if it is new."""
         if size not in self.row_of:
+            assert size == self.full or len(self.stages) == self.costs.stages
             row = kernel.FULL if size == self.full else self.new_row()
             self.row_of[size], self.size_of[row], self.counted[row] = row, size, 0
             if not self.ahead:
-                self.rows[row, kernel.BODY] = self.costs.body(*size)
-            self.rows[row, kernel.HOPS] = self.costs.hops(size[1])
+                self.set_times(row, self.costs.body(*size), size)
             if self.random:
                 self.look_ahead(row)
         return self.row_of[size]
+
+    def set_times(self, row: int, body: NDArray[np.float64], size: tuple[int, int]) -> None:
+        """Set the times of a step's body at each stage. body: float[stage] [s]."""
+        ends = np.cumsum(self.costs.hops(size[1]) + body)
+        self.rows[row] = (ends - body)[self.stages], ends[self.stages]
+        self.bodies[row] = body
 
     def new_row(self) -> int:
         """Return the number of a row that is not in use yet."""
@@ -65,7 +81,7 @@ class KernelRows:
         known = self.body_of.setdefault(size, {})
         for load in set(draws).difference(known):
             known[load] = row = self.new_row()
-            self.rows[row, kernel.BODY] = self.costs.body_with(*size, load)
+            self.set_times(row, self.costs.body_with(*size, load), size)
         return [known[load] for load in draws]
 
     def good_steps(self, row: int) -> int:
@@ -108,3 +124,11 @@ class KernelRows:
         """Add the steps that the compiled code made to a tally."""
         for (tokens, _), row in self.row_of.items():
             tally.batch_steps[tokens] += int(self.made[row, kernel.MADE])
+
+    @property
+    def busy(self) -> NDArray[np.float64]:
+        """The time that each stage has worked on the bodies of steps. float[stage], s."""
+        busy = np.zeros(self.costs.stages)
+        for row, body in self.bodies.items():
+            busy += int(self.made[row, kernel.MADE]) * body
+        return busy

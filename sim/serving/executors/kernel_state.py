@@ -14,6 +14,7 @@ from sim.results.histogram import Gaps
 from sim.serving import kernel
 from sim.serving.executors.executor import BatchStep
 from sim.serving.executors.kernel_rows import KernelRows
+from sim.serving.executors.waits import stages_of_beats
 from sim.serving.limits import SchedulerLimits
 from sim.serving.prompt_chunks import add_chunk
 from sim.serving.step_draws import KV_PARTS
@@ -44,7 +45,8 @@ class Head(NamedTuple):
 class KernelState:
     """The state of a compiled pipeline, as arrays. `kernel` names the places in them.
 
-    A slot is the place of one micro-batch in the arrays.
+    A slot is the place of one micro-batch in the arrays. Where each step has one token, only the
+    stages are visited at which a step may wait (`waits`). An outage needs the times at all stages.
 
     table: the rows of `rows` and `made`, one for each size of steps.
     kv_parts: the parts of a token in which it counts KV cache.
@@ -61,16 +63,21 @@ class KernelState:
     ) -> None:
         token_budget = limits.token_budget
         self.costs, self.budget = costs, token_budget
-        stages, kinds = costs.stages, len(costs.layers)
-        self.stages = np.zeros((kernel.LAYERS + kinds, stages))
-        self.stages[kernel.LAYERS :] = np.array(costs.layers).reshape(-1, stages)
-        self.table = KernelRows(costs, slots, token_budget, errors)
+        kinds, visited = len(costs.layers), list(range(costs.stages))
+        one_token = token_budget == limits.width == 1 and limits.sequences <= slots
+        if one_token and not (interruptible or costs.sampled):
+            visited = stages_of_beats(costs, limits)
+        self.stages = np.zeros((kernel.LAYERS + 2 * kinds, len(visited)))
+        for kind, layers in enumerate(costs.layers):
+            through, place = np.cumsum(layers), kernel.LAYERS + 2 * kind
+            self.stages[place : place + 2] = (through - layers)[visited], through[visited]
+        self.table = KernelRows(costs, visited, slots, token_budget, errors)
         self.lines: NDArray[np.float64] = np.zeros((token_budget + 1, kinds, 7))
         self.known = bytearray(token_budget + 1)
-        self.read = np.zeros((kinds, 4))
+        self.read = np.zeros((kinds, 5))
         self.batches = np.zeros((slots, kernel.SECONDS + 2 * kinds))
         self.counts = np.zeros((slots, 8), np.int64)
-        self.integers, self.floats = np.zeros(kernel.FIRST_BIN + kernel.BINS, np.int64), np.zeros(6)
+        self.integers, self.floats = np.zeros(kernel.FIRST_BIN + kernel.BINS, np.int64), np.zeros(7)
         self.integers[kernel.BUDGET] = token_budget
         self.integers[kernel.ROOM] = FOREVER
         self.integers[kernel.WIDTH] = self.width = limits.width
@@ -79,7 +86,8 @@ class KernelState:
             costs.back,
             costs.layout.engine.sequence_overhead,
         )
-        self.tracks = np.zeros((slots if interruptible else 0, kernel.STAGE_TIMES + 2 * stages))
+        tracked = slots if interruptible else 0
+        self.tracks = np.zeros((tracked, kernel.STAGE_TIMES + 2 * costs.stages))
         self.state = (
             self.lines,
             self.read,
@@ -216,7 +224,7 @@ class KernelState:
         }
         tally.prompt_tokens += self.read[0, kernel.TOKENS].item()
         tally.prompt_steps += self.read[0, kernel.CHUNKS].item()
-        for windowed, (attended, cached, _, _) in read.items():
+        for windowed, (attended, cached, *_) in read.items():
             if windowed:
                 tally.windowed_attended += attended
                 tally.windowed_cached += cached
@@ -240,6 +248,9 @@ class KernelState:
 
     @property
     def busy(self) -> NDArray[np.float64]:
-        """The working time of each stage. float[stage], s; a view."""
-        busy: NDArray[np.float64] = self.stages[kernel.BUSY]
+        """The working time of each stage. float[stage], s."""
+        busy = self.table.busy
+        for layers, seconds in zip(self.costs.layers, self.read[:, kernel.WORKED], strict=True):
+            busy += layers * seconds
+        busy[-1] += self.floats[kernel.SAMPLED]
         return busy
