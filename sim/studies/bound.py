@@ -237,9 +237,10 @@ class _Paces:
         groups = min(k, max(1, math.ceil(tokens / budget)))
         decodes = k - -(-k // groups)  # of other groups, beside the prompts of one
         chunk = min(max(1, budget - decodes), max(1, round(tokens)))
-        longer = step_times(self.deployment, self._step(decodes, chunk))[0]
+        costs = self.deployment.costs
+        longer = costs.pass_times(self._step(decodes, chunk))[0]
         if decodes:
-            longer -= step_times(self.deployment, self._step(decodes, 0))[0]
+            longer -= costs.pass_times(self._step(decodes, 0))[0]
         seconds = tokens / chunk * longer
         first = self.in_flight * seconds
         groups = min(k, max(groups, int(first / (self.slo.ttft or math.inf))))
@@ -301,7 +302,9 @@ def first_token(deployment: Deployment, prompt: float, cached: float = 0.0) -> S
     """
     computed = max(1.0, prompt - cached)
     chunk = min(deployment.limits.prompt_budget, max(1, round(computed)))
-    time, unloaded = step_times(deployment, mean_step(deployment, 0, 0.0, chunk, prompt, cached))
+    time, unloaded = deployment.costs.pass_times(
+        mean_step(deployment, 0, 0.0, chunk, prompt, cached)
+    )
     return (math.ceil(computed / chunk) - 1) * time + unloaded
 
 
@@ -342,17 +345,9 @@ def paced_step(deployment: Deployment, work: Work) -> tuple[Seconds, Seconds]:
 
     The micro-batches in flight take turns on that stage, or wait for a pass through all of them.
     """
-    limits, (time, unloaded) = deployment.limits, step_times(deployment, work)
+    limits, (time, unloaded) = deployment.limits, deployment.costs.pass_times(work)
     turn = (limits.fill or limits.micro_batches) * time
     return time, max(turn, unloaded) / deployment.layout.mean_tokens
-
-
-def step_times(deployment: Deployment, work: Work) -> tuple[Seconds, Seconds]:
-    """Return the time of a step on the slowest stage, and through all stages."""
-    costs = deployment.costs
-    stages = costs.step(work).time
-    hops = costs.hops(costs.ranked(work)).sum()
-    return float(stages.max()), float(stages.sum() + hops) + costs.back
 
 
 def work_of_a_second(

@@ -22,7 +22,6 @@ from sim.studies.bound import (
     first_token,
     mean_step,
     paced_step,
-    step_times,
 )
 from sim.units import RequestsPerSecond, Seconds
 from sim.workload.slo import SLO
@@ -95,7 +94,7 @@ def prefill_point(
     budget, alone = deployment.limits.token_budget, first_token(deployment, prompt, cached)
     for chunk in {min(budget, max(1, round(computed))), budget}:
         work = mean_step(deployment, 0, 0.0, chunk, prompt, cached)
-        time, passing = step_times(deployment, work)
+        time, passing = deployment.costs.pass_times(work)
         seconds = max(alone, passing)
         rate = chunk / computed / time
         if (slo.ttft is None or seconds <= slo.ttft) and (best is None or rate > best.rate):
