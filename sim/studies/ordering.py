@@ -23,7 +23,8 @@ from sim.scenario.pools import Pools
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.studies.accounts import costs_of_work
-from sim.studies.bound import mean_step, work_of_a_second
+from sim.studies.bound import work_of_a_second
+from sim.studies.paces import mean_step
 from sim.studies.uncertain_numbers import UncertainNumber, moved_system, uncertain_numbers
 from sim.units import Seconds
 
