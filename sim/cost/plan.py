@@ -281,6 +281,11 @@ class ResolvedPlan:
         return self.stage_size * self.pipeline
 
     @property
+    def chips(self) -> int:
+        """Chips of all replicas."""
+        return self.replica_size * self.replicas
+
+    @property
     def expert_tensor(self) -> int:
         """Chips that share one shard of the experts."""
         return self.stage_size // self.expert

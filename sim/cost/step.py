@@ -102,6 +102,15 @@ class Costs(StepRows):
             return Step(np.maximum(time, self.launching(work)), 0.0, 1)
         return Step(time, growth, 1 if self.sampled else parts.holds)
 
+    def pass_times(self, work: Work) -> tuple[Seconds, Seconds]:
+        """Return the time of a step on the slowest stage, and of one pass through all stages.
+
+        The pass ends when the sampled tokens are back at the first stage.
+        """
+        stages = self.step(work).time
+        hops = self.hops(self.ranked(work)).sum()
+        return float(stages.max()), float(stages.sum() + hops) + self.back
+
     def seconds(self, work: Work) -> Seconds:
         """Return the seconds that all stages work on a step, with expected loads of experts."""
         if not self.sampled:  # `step` would take draws

@@ -8,16 +8,23 @@ from sim.cost.layout import Layout, MemoryFit, fit, most_kv_tokens, sequences
 from sim.cost.plan import Plan, ResolvedPlan
 from sim.cost.speculation import Speculation
 from sim.cost.step import Costs
-from sim.cost.work import decodes_at
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine, default_limits
 from sim.hardware.topology import Topology
 from sim.inputs.errors import error_at_path
 from sim.model.transformer import Model
+from sim.planning.beats import pipeline_beat
 from sim.planning.chunks import CHUNKS, best_chunk
 from sim.planning.memories import with_memories
 from sim.planning.partition import Cutter
-from sim.planning.search import PLAIN_STEPS, PlanSteps, PlanTrial, search_degrees, sized_layout
+from sim.planning.search import (
+    PLAIN_STEPS,
+    PlanSpace,
+    PlanSteps,
+    PlanTrial,
+    search_degrees,
+    sized_layout,
+)
 from sim.results.labels import percent_text
 from sim.serving.limits import SchedulerLimits
 from sim.units import Seconds
@@ -38,7 +45,7 @@ class PoolDeployment:
     @property
     def chips(self) -> int:
         """The chips of all replicas."""
-        return self.layout.plan.replica_size * self.layout.plan.replicas
+        return self.layout.plan.chips
 
     @property
     def load(self) -> Seconds | None:
@@ -50,7 +57,7 @@ class PoolDeployment:
 class Deployment:
     """A system ready to serve: its layout, its memory fit and the limits of its scheduler.
 
-    bare: the layout before memories and stages are chosen, with the least token budget.
+    space: all plans of its model on its chips, from which the fewest chips follow.
     beat: time of the slowest stage for what enters at once; None without `tokens_per_beat`.
     tried: the trials of a plan search, the best first.
     ffn: the FFN pool, where MLPs are on other chips than attention. `layout` is then attention's.
@@ -61,7 +68,7 @@ class Deployment:
     fit: MemoryFit
     limits: SchedulerLimits
     costs: Costs
-    bare: Layout
+    space: PlanSpace
     beat: Seconds | None = None
     tried: tuple[PlanTrial, ...] = ()
     ffn: PoolDeployment | None = None
@@ -75,7 +82,7 @@ class Deployment:
     @property
     def own_chips(self) -> int:
         """The chips of the layout's kind, over all replicas."""
-        return self.layout.plan.replica_size * self.layout.plan.replicas
+        return self.layout.plan.chips
 
     @property
     def others(self) -> tuple[PoolDeployment, ...]:
@@ -244,7 +251,8 @@ def deploy(
     fitted = fit(layout, request_tokens)
     _require_kv_room(layout, fitted, overrides.kv_tokens)
     limits, beat = _scheduler_limits(layout, fitted, overrides, request_tokens)
-    return Deployment(layout, fitted, limits, steps.costs_of(layout), bare, beat, tried)
+    space = PlanSpace(parts.model, plan, lay, request_tokens)
+    return Deployment(layout, fitted, limits, steps.costs_of(layout), space, beat, tried)
 
 
 def _token_budget(
@@ -368,33 +376,3 @@ def limited_ranks(engine: Engine, plan: ResolvedPlan) -> int:
 def cut_into_stages(layout: Layout, request_tokens: float) -> Layout:
     """Return the layout with its blocks cut into stages."""
     return replace(layout, bounds=Cutter(layout, request_tokens).bounds(layout.plan.pipeline))
-
-
-def pipeline_beat(costs: Costs, tokens: int, request_tokens: float) -> tuple[Seconds, int]:
-    """Return the beat for `tokens`, and how many micro-batches keep the slowest stage busy.
-
-    beat: time of the slowest stage [s].  micro-batches: unloaded pass divided by the beat.
-    Both are maxima over decodes and chunks of prompts (without the output head), and over
-    contexts of one token and of `request_tokens`.
-    """
-    most, beat, width = 1, 0.0, costs.layout.width
-    for context in (1.0, max(1.0, request_tokens)):
-        windowed = min(context, costs.layout.model.window or context)
-        decode = decodes_at(tokens // width, context, costs.layout.model.window, width)
-        chunk = replace(
-            decode,
-            decodes=0,
-            logits=0,
-            prompt_tokens=tokens,
-            chunks=1,
-            attended=tokens * context,
-            cached=context,
-            rank_prompt=costs.layout.plan.ranked(tokens),
-        )
-        chunk.windowed_attended, chunk.windowed_cached = tokens * windowed, windowed
-        for work in (decode, chunk):
-            stages = costs.step(work).time
-            unloaded = stages.sum() + costs.hops(costs.ranked(work)).sum() + costs.back
-            most = max(most, math.ceil(unloaded / stages.max() - 1e-9))
-            beat = max(beat, float(stages.max()))
-    return beat, most

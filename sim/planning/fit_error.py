@@ -1,16 +1,18 @@
 """The error for a model that does not fit on its chips, with the fewest chips that would do.
 
->>> require_fit(deployment, 2048)  # doctest: +SKIP
+>>> require_fit(deployment)  # doctest: +SKIP
 """
 
 from sim.cost.layout import MemoryFit
-from sim.cost.plan import PlanError
+from sim.cost.plan import DEGREES, PlanError, ResolvedPlan
 from sim.planning.deployment import Deployment, PoolDeployment
-from sim.planning.search import minimum_chips
+from sim.planning.search import smallest_plan
 from sim.units import format_quantity
 
+SHOWN = ("tensor", "pipeline")  # in the hint, even if they are 1
 
-def require_fit(deployment: Deployment, request_tokens: float) -> None:
+
+def require_fit(deployment: Deployment) -> None:
     """Raise PlanError if the model does not fit, with the fewest chips on which it would."""
     fit, layout = deployment.fit, deployment.layout
     if fit.fits:
@@ -23,11 +25,11 @@ def require_fit(deployment: Deployment, request_tokens: float) -> None:
         )
     if deployment.ffn:
         raise PlanError(_pools_do_not_fit(deployment, deployment.ffn))
-    fewest = minimum_chips(deployment.bare, request_tokens)
-    if fewest is None:
+    plan = smallest_plan(deployment.space)
+    if plan is None:
         hint = f"no number of them would do with the topology of {layout.chip.id}"
     else:
-        hint = f"{fewest[0]} chips would do (tensor {fewest[1]}, pipeline {fewest[2]})"
+        hint = f"{plan.chips} chips would do ({_degrees_text(plan)})"
     needs = _needs(fit)
     if layout.apart and fit.weights > layout.weights_memory.capacity:
         home, has = layout.plan.weights_in, format_quantity(layout.weights_memory.capacity, "B")
@@ -36,6 +38,12 @@ def require_fit(deployment: Deployment, request_tokens: float) -> None:
         f"{layout.model.id} on {deployment.chips} {layout.chip.id} does not fit: "
         f"the fullest chip {needs}; {hint}"
     )
+
+
+def _degrees_text(plan: ResolvedPlan) -> str:
+    """Return 'tensor 3, attention_data 2, expert 6, pipeline 4': what a scenario's plan writes."""
+    degrees = {key: getattr(plan, key) for key in DEGREES}
+    return ", ".join(f"{key} {n}" for key, n in degrees.items() if n > 1 or key in SHOWN)
 
 
 def _needs(fit: MemoryFit) -> str:

@@ -1,4 +1,4 @@
-"""The time of an output token while a number of users decode at once.
+"""The time of an output token while a number of users decode together.
 
 loaded_tpot(deployment, 64, 4096)  # s, of each of 64 users of a replica at 4,096 positions
 """
@@ -18,7 +18,6 @@ def loaded_tpot(deployment: Deployment, users: int, context: float) -> Seconds:
     """
     batches = min(users, deployment.limits.micro_batches)
     share = math.ceil(users / batches)
-    work, costs = decodes_at(share, context, deployment.limits.window), deployment.costs
-    stages = costs.step(work).time
-    one_pass = stages.sum() + costs.hops(costs.ranked(work)).sum() + costs.back
-    return float(max(batches * stages.max(), one_pass))
+    work = decodes_at(share, context, deployment.limits.window)
+    slowest, one_pass = deployment.costs.pass_times(work)
+    return max(batches * slowest, one_pass)

@@ -279,21 +279,19 @@ def _estimate(
     return (float(costs.terms(work)[:, TIME].sum()) + costs.back) / layout.mean_tokens
 
 
-def minimum_chips(bare: Layout, request_tokens: float) -> tuple[int, int, int] | None:
-    """Return the fewest chips that hold the model and one request: chips, stage size, pipeline.
+def smallest_plan(space: PlanSpace) -> ResolvedPlan | None:
+    """Return the plan with the fewest chips that hold the model and one request.
 
-    bare: the layout as in `Deployment.bare`.
     The fastest for a single request wins among equal plans, as in `search_degrees`.
     None if no plan fits.
     """
-    fabric = bare.topology.model_copy(update={"chips": None})
 
     def lay(plan: ResolvedPlan) -> Layout:
-        return replace(bare, plan=plan, topology=fabric)
+        layout = space.lay(plan)
+        return replace(layout, topology=layout.topology.model_copy(update={"chips": None}))
 
-    space = PlanSpace(bare.model, bare.plan, lay, request_tokens)
     fewest, layouts = 0, list[Layout]()
-    for small in sorted(smallest_plans(space), key=lambda plan: plan.chips):
+    for small in sorted(smallest_plans(replace(space, lay=lay)), key=lambda plan: plan.chips):
         if layouts and small.chips > fewest:
             break
         try:
@@ -304,6 +302,5 @@ def minimum_chips(bare: Layout, request_tokens: float) -> tuple[int, int, int] |
     if not layouts:
         return None
     if len(layouts) > 1:
-        layouts.sort(key=partial(_estimate, request_tokens, Costs))
-    plan = layouts[0].plan
-    return fewest * plan.replicas, plan.stage_size, plan.pipeline
+        layouts.sort(key=partial(_estimate, space.request_tokens, Costs))
+    return layouts[0].plan

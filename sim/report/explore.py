@@ -95,7 +95,7 @@ GLOSSARY = {
     "Pareto front": "Points that no other shown point beats on both axes.",
     "STABLE": "The system keeps up with the load.",
     "BACKLOGGED": "It keeps up, but many requests wait longer than they are served.",
-    "OVERLOADED": "It serves less than the offered load: in a longer run, requests wait longer.",
+    "OVERLOADED": "It serves less than is offered: requests wait ever longer, or are refused.",
     "REFUSED": "At least half of the requests were not served.",
     "TOO SHORT": "The run is too short to decide.",
     "SLO": "The latency limits that each request should meet.",

@@ -179,8 +179,8 @@ def judgement(label: str, metrics: Metrics) -> list[str]:
     match metrics.verdict:
         case "OVERLOADED":
             lines.append(
-                f"* {label} is overloaded: it serves {served} of what it is offered, its backlog "
-                "grows, and its latencies are those of this run's length only."
+                f"* {label} is overloaded: it serves {served} of what it is offered. The rest "
+                "waits longer and longer, or is turned away. Latencies depend on the run's length."
             )
         case "REFUSED":
             lines.append(

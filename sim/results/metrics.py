@@ -27,7 +27,7 @@ from sim.results.statistics import (
     TraceMetrics,
     Unfinished,
 )
-from sim.results.verdict import UNSTEADY, hints, judge_flow
+from sim.results.verdict import UNSTEADY, hints, judge_share
 from sim.units import Seconds
 from sim.workload.slo import SLO
 
@@ -123,7 +123,7 @@ def summarize(rows: Rows, slo: SLO | None = None, measure: Measure | None = None
     def rate(amount: float) -> float | None:
         return amount / duration if duration > 0 else None
 
-    verdict, flow = judge_flow(rows)
+    verdict, share = judge_share(rows)
     samples = latencies(rows, counted)
     widths = {
         name: None if verdict in UNSTEADY else in_ms(half_width(sample))
@@ -131,7 +131,7 @@ def summarize(rows: Rows, slo: SLO | None = None, measure: Measure | None = None
     }
     return Metrics(
         verdict=verdict,
-        served_share=flow.share if flow else None,
+        served_share=share,
         unfinished=tuple(Unfinished(*pair) for pair in rows.unfinished.items()),
         hints=tuple(hints(rows, verdict, counted)),
         completed=int(done.sum()),

@@ -88,20 +88,59 @@ def judge(rows: Rows) -> Verdict:
 
     STABLE: none of these.
 
-    A closed loop is never OVERLOADED, because its users wait for answers.
+    The users of a closed loop wait for answers, so tokens lack only if the queue or the deadline
+    turns requests away. The same shares hold for them.
     """
-    return judge_flow(rows)[0]
+    return judge_share(rows)[0]
 
 
-def judge_flow(rows: Rows) -> tuple[Verdict, Flow | None]:
-    """Return the verdict of `judge`, and the flow behind it; None in a closed loop."""
-    flow = measure_flow(rows) if rows.requests.users is None else None
-    return _verdict(rows, flow), flow
+def judge_share(rows: Rows) -> tuple[Verdict, float | None]:
+    """Return the verdict of `judge`, and the share of the offered tokens that are served.
+
+    None for a single request, and in a closed loop that turns no request away.
+    """
+    if rows.requests.users is not None:
+        kept = kept_tokens(rows)
+        return _verdict(rows, None, kept), kept.share if kept and kept.lack else None
+    flow = measure_flow(rows)
+    return _verdict(rows, flow, None), flow.share if flow else None
 
 
-def _verdict(rows: Rows, flow: Flow | None) -> Verdict:
+class Kept(NamedTuple):
+    """Output tokens of the second half of the requests of a closed loop.
+
+    offered: of all of them. lack: of those that the queue or the deadline turned away.
+    chance: standard deviation of `lack`, as in a compound Poisson process.
+    """
+
+    offered: float
+    lack: float
+    chance: float
+
+    @property
+    def share(self) -> float:
+        """Tokens not turned away over tokens offered."""
+        return 1 - self.lack / self.offered
+
+
+def kept_tokens(rows: Rows) -> Kept | None:
+    """Return the tokens of the second half of the requests; None for a single request."""
+    order = np.flatnonzero(offered_requests(rows))
+    order = order[np.argsort(rows.arrival[order], kind="stable")][len(order) // 2 :]
+    if len(order) < 2:
+        return None
+    output = rows.requests.output[order].astype(float)
+    lost = output[~rows.finished[order]]
+    return Kept(float(output.sum()), float(lost.sum()), math.sqrt(float((lost**2).sum())))
+
+
+def _verdict(rows: Rows, flow: Flow | None, kept: Kept | None) -> Verdict:
     if 2 * int(rows.finished.sum()) <= len(rows.arrival):
         return "REFUSED"
+    if kept and kept.lack > (1 - KEEPS_UP) * kept.offered + CERTAIN * kept.chance:
+        return "OVERLOADED"
+    if kept and kept.share < LACKING and kept.lack > kept.chance:
+        return "TOO SHORT"
     if flow:
         lack = flow.offered - flow.served
         if flow.share < KEEPS_UP and lack > CERTAIN * flow.chance and flow.last < KEEPS_UP:

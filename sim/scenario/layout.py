@@ -27,7 +27,7 @@ def deploy_fitting(scenario: Scenario, name: str) -> Deployment:
     """
     deployment = scenario.deploy(name)
     try:
-        require_fit(deployment, scenario.request_tokens)
+        require_fit(deployment)
     except PlanError as error:
         raise PlanError(f"{scenario.where(name)}: {error}") from None
     if scenario.by_chip(name):

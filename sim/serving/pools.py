@@ -199,7 +199,9 @@ class PooledFleet(ServingFleet):
         computed = request.prompt - int(rows.cached[request.id])
         before = max(0.0, journey.computed_at - journey.reserved_at)
         whole = nbytes / self.links.rate(*ends)
-        left = share_left(transfer, config, computed, whole, before) if before else 1.0
+        left = 1.0
+        if before:
+            left = share_left(transfer, config.costs, config.limits, computed, whole, before)
         journey.sent = start, end = self.links.send(now, ends, left * nbytes)
         end += transfer.latency
         rows.transfers.add(request.id, (start, end), nbytes)

@@ -72,9 +72,7 @@ class KVLinks:
     def __init__(self, transfer: Transfer, configs: Sequence[ReplicaConfig]) -> None:
         self.shared = transfer.per != "flow"
         sizes = [config.costs.layout.plan.replica_size for config in configs]
-        self.rates = [
-            transfer.bandwidth * (size if transfer.per == "chip" else 1) for size in sizes
-        ]
+        self.rates = [link_rate(transfer, size) for size in sizes]
         self.free_at = [0.0] * len(configs)
         self.busy = [0.0] * len(configs)
 
@@ -102,8 +100,18 @@ class KVLinks:
                 self.busy[end] -= sent[1] - free
 
 
+def link_rate(transfer: Transfer, chips: int) -> BytesPerSecond:
+    """Return the bandwidth of a replica's link, or of its links together. chips: of the replica."""
+    return transfer.bandwidth * (chips if transfer.per == "chip" else 1)
+
+
 def share_left(
-    transfer: Transfer, config: ReplicaConfig, tokens: int, whole: Seconds, before: Seconds
+    transfer: Transfer,
+    costs: Costs,
+    limits: SchedulerLimits,
+    tokens: int,
+    whole: Seconds,
+    before: Seconds,
 ) -> float:
     """Return the share of a prompt's KV cache that has not left when its prefill ends.
 
@@ -116,10 +124,9 @@ def share_left(
     """
     if transfer.overlap == "none" or whole == 0:
         return 1.0
-    budget = config.limits.prompt_budget
     chunked = transfer.overlap == "chunks"
-    parts = math.ceil(tokens / budget) if chunked else kv_layers(config.costs.layout)
-    prefill = prefill_seconds(config.costs, config.limits, tokens)
+    parts = math.ceil(tokens / limits.prompt_budget) if chunked else kv_layers(costs.layout)
+    prefill = prefill_seconds(costs, limits, tokens)
     early = min(before, (parts - 1) / parts * prefill)
     return max(1 / parts, 1 - early / whole)
 

@@ -33,7 +33,8 @@ from sim.scenario.outages import failing_units
 from sim.scenario.pools import link_energy, owned_chips
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
-from sim.studies.bound import cached_prefix, first_token, load_point, loop_of
+from sim.studies.bound import cached_prefix, load_point
+from sim.studies.paces import first_token, loop_of
 from sim.studies.pool_bound import pools_point
 from sim.units import DAY, Seconds, Watts
 from sim.workload.requests import stream_seed
@@ -197,10 +198,9 @@ def capacity_estimate(
     The load is that of `sim.studies.bound`, which finds it without a simulation.
     unloaded: a single request on each member.  availability: as in `token_costs`.
     With `prefix_caching` a shared prefix is in the cache.
-    Left out: waiting, and users in step. In a closed loop with equal requests all prompts come
-    together, in steps of their own that no TPOT contains.
     None without an SLO, without a load to vary, of sessions, with a limit of requests in flight, or
-    if a mean request misses a limit unloaded.
+    if a mean request misses a limit unloaded. None also in a closed loop in which any number of
+    users misses no limit, because they only wait.
     """
     workload, slo = scenario.workload, scenario.tightest_slo
     if slo is None or workload.load_kind is None:
@@ -216,7 +216,11 @@ def capacity_estimate(
         ttft = first_token(of.deployment, prompt, cached) if cached else alone.ttft
         times = {"ttft": ttft, "e2el": ttft + max(0.0, output - 1) * alone.tpot}
         point = load_point(of.deployment, prompt, output, slo, loop_of(workload), cached)
-        if point is None or any(time > (getattr(slo, key) or time) for key, time in times.items()):
+        if (
+            point is None
+            or point.endless
+            or any(time > (getattr(slo, key) or time) for key, time in times.items())
+        ):
             return None
         load, rate = load + of.copies * point.load, rate + of.copies * point.rate
         tallies[name] = point.tally.scaled(of.copies)
@@ -227,7 +231,8 @@ def _estimate_of_pools(
     scenario: Scenario, members: Mapping[str, Member], availability: float
 ) -> CapacityEstimate | None:
     """Return the estimate of `capacity_estimate` for pools; None if no load meets the SLO."""
-    if (point := pools_point(scenario, members)) is None:
+    point = pools_point(scenario, members)
+    if point is None or point.endless:
         return None
     return _estimate(scenario, members, (point.load, point.rate), point.tallies, availability)
 

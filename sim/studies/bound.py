@@ -10,16 +10,15 @@ The bound takes a fraction of a second, and a capacity many seconds. So searches
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from sim.cost.energy import Tally
-from sim.cost.work import Work, decodes_at
+from sim.cost.work import Work
 from sim.planning.deployment import Deployment
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
+from sim.studies.paces import Loop, Paces, loop_of, mean_step
 from sim.units import Seconds
-from sim.workload.arrivals import Workload
 from sim.workload.slo import SLO
 
 SIMULATED = 5  # plans of a search, the best of each shape first
@@ -35,27 +34,13 @@ class LoadPoint:
 
     load: request/s, or users of a closed loop. rate: request/s in both cases.
     tally: the work of one second.
+    endless: whether more users would only wait, and miss no limit.
     """
 
     load: float
     rate: float
     tally: Tally
-
-
-@dataclass(frozen=True)
-class Loop:
-    """A closed loop: the pause of a user between an answer and the next request.
-
-    in_step: all users send equal requests, so that all prompts may be computed together.
-    """
-
-    pause: Seconds
-    in_step: bool = False
-
-
-def loop_of(workload: Workload) -> Loop | None:
-    """Return the closed loop of a workload; None for another kind of load."""
-    return None if workload.pause is None else Loop(workload.pause, workload.in_step)
+    endless: bool = False
 
 
 def load_bound(scenario: Scenario, members: Mapping[str, Member]) -> float:
@@ -115,141 +100,45 @@ def load_point(
     k / (output - 1) requests end with it.  The rate is k / (output - 1) / t for the best k.
     With speculation, output - 1 is divided by the mean tokens of a step, and each sequence takes
     `width` tokens of the budget.
-    The KV cache, the engine's limits and the SLO's TPOT limit k.  If k + c exceeds the token budget
-    even for k = 1, the tokens take several steps.
+    The KV cache, the engine's limits, and TPOT and E2EL of the SLO limit k.  If k + c exceeds the
+    token budget even for k = 1, the tokens take several steps.
 
     With a closed loop, the result is its users.  They are the rate times the time between two
     requests of a user (Little's law): first token, answer and pause.  At the largest k the first
     token comes as late as the SLO allows.  At a smaller k no request waits.
-    Left out: users that wait, if no limit of the SLO includes waiting.
+    Left out: users that wait, if no limit of the SLO includes waiting (`endless`).
     If all users may be in step (`Loop.in_step`), their prompts come together, in groups that fill
     the token budget, or as large as the SLO's TTFT allows.  Other steps have no prompts, and an
-    answer waits only for the prompts of other groups.
+    answer waits only for the prompts of other groups.  All of them also pause together.
     """
-    paces = _Paces(deployment, prompt, output, cached, slo)
+    paces = Paces(deployment, prompt, output, cached, slo, loop)
     if not deployment.limits.max_concurrent(math.ceil(prompt + output)):
         return None
     best: tuple[float, float, Work] | None = None  # load and request/s of a replica, its step
-    for together in (False, True) if paces.may_be_in_step(loop) else (False,):
-        most, allows = paces.most(together), partial(paces.allows, together)
-        precision = 0.0 if together else 0.02  # users in step are a bound, not an estimate
-        for k in filter(allows, decode_counts(most, allows, precision)):
-            pace = paces.pace(together, k)
-            rate = load = k / paces.steps / pace.time
-            if loop is not None:
-                answer = paces.steps * deployment.layout.mean_tokens * pace.tpot
-                wait = _allowed_wait(slo, answer) if k == most else 0.0
-                load *= max(wait, paces.alone, pace.first) + answer + loop.pause
-            if best is None or load > best[0]:
-                best = load, rate, pace.work
+    full = False  # whether users wait at the best load
+    for pace, k, most in paces.choices():
+        rate = load = k / paces.steps / pace.time
+        if loop is not None:
+            first, answer = paces.phases(pace)
+            pausing = pace.in_step and loop.pause > 0
+            wait = _allowed_wait(slo, answer) if k == most and not pausing else 0.0
+            load *= max(wait, first) + answer
+            if pausing:
+                rate = load / (first + answer + loop.pause)
+            else:
+                load += rate * loop.pause
+            if not (pace.in_step or full) and paces.stay_in_step(load):
+                continue
+        if best is None or load > best[0]:
+            best, full = (load, rate, pace.work), k == most
     if best is None:
         return None
     load, rate, work = best
     decoded, read = rate * paces.steps, rate * paces.computed
     tally = work_of_a_second(deployment, work, decoded, read, (prompt, cached))
     replicas = deployment.layout.plan.replicas
-    return LoadPoint(replicas * load, replicas * rate, tally.scaled(replicas))
-
-
-class _Pace(NamedTuple):
-    """The pace of requests with k of them in each micro-batch.
-
-    time: in which k requests advance by a step, on the slowest stage [s]. work: of a step.
-    first: time to the first token if the prompts of all users come together; else 0 [s].
-    """
-
-    time: Seconds
-    work: Work
-    tpot: Seconds
-    first: Seconds = 0.0
-
-
-@dataclass(frozen=True)
-class _Paces:
-    """The paces of a deployment at equal requests. cached: tokens of a prompt."""
-
-    deployment: Deployment
-    prompt: float
-    output: float
-    cached: float
-    slo: SLO
-
-    @cached_property
-    def steps(self) -> float:
-        """The steps of a request."""
-        return max(1.0, (self.output - 1) / self.deployment.layout.mean_tokens)
-
-    @cached_property
-    def computed(self) -> float:
-        """The tokens of a prompt that are computed."""
-        return max(1.0, self.prompt - self.cached)
-
-    @cached_property
-    def needed(self) -> float:
-        """The tokens that the steps of a request compute."""
-        return self.computed + self.deployment.limits.width * self.steps
-
-    @cached_property
-    def in_flight(self) -> int:
-        """The micro-batches in flight."""
-        return self.deployment.limits.fill or self.deployment.limits.micro_batches
-
-    @cached_property
-    def alone(self) -> Seconds:
-        """The time to the first token of an unloaded request."""
-        return first_token(self.deployment, self.prompt, self.cached)
-
-    def may_be_in_step(self, loop: Loop | None) -> bool:
-        """Return whether all users may be in step. With drafts, requests take unlike steps."""
-        return loop is not None and loop.in_step and self.deployment.limits.width == 1
-
-    def most(self, together: bool) -> int:
-        """Return the most sequences of a micro-batch."""
-        limits = self.deployment.limits
-        concurrent = limits.max_concurrent(math.ceil(self.prompt + self.output)) or 0
-        needed = 1.0 if together else self.needed / self.steps
-        return max(1, min(concurrent // self.in_flight, int(limits.token_budget / needed)))
-
-    def allows(self, together: bool, k: int) -> bool:
-        """Return whether the SLO allows the TPOT with k sequences in each micro-batch."""
-        return self.slo.allows_tpot(self.pace(together, k).tpot)
-
-    def pace(self, together: bool, k: int) -> _Pace:
-        """Return the pace with k sequences in each micro-batch."""
-        return self.together(k) if together else self.mixed(k)
-
-    def mixed(self, k: int) -> _Pace:
-        """Return the pace if each step has the prompts that replace the requests which end."""
-        passes = max(1.0, k * self.needed / self.steps / self.deployment.limits.token_budget)
-        chunk = 0 if passes > 1 and k == 1 else round(k * self.computed / self.steps)
-        work = self._step(k, chunk)
-        time, tpot = paced_step(self.deployment, work)
-        return _Pace(time * passes, work, tpot)
-
-    def together(self, k: int) -> _Pace:
-        """Return the pace if the prompts of all users come together, in as few groups as possible.
-
-        Prompts of more than one step share their steps with decodes of other groups.
-        """
-        work = self._step(k, 0)
-        time, tpot = paced_step(self.deployment, work)
-        tokens, budget = k * self.computed, self.deployment.limits.token_budget
-        groups = min(k, max(1, math.ceil(tokens / budget)))
-        decodes = k - -(-k // groups)  # of other groups, beside the prompts of one
-        chunk = min(max(1, budget - decodes), max(1, round(tokens)))
-        longer = step_times(self.deployment, self._step(decodes, chunk))[0]
-        if decodes:
-            longer -= step_times(self.deployment, self._step(decodes, 0))[0]
-        seconds = tokens / chunk * longer
-        first = self.in_flight * seconds
-        groups = min(k, max(groups, int(first / (self.slo.ttft or math.inf))))
-        between = first * (1 - 1 / groups)
-        tpot += between / (self.steps * self.deployment.layout.mean_tokens)
-        return _Pace(time + seconds / self.steps, work, tpot, first - between)
-
-    def _step(self, k: int, chunk: int) -> Work:
-        context = self.prompt + self.output / 2
-        return mean_step(self.deployment, k, context, chunk, self.prompt, self.cached)
+    endless = loop is not None and full and not (slo.ttft or slo.e2el)
+    return LoadPoint(replicas * load, replicas * rate, tally.scaled(replicas), endless)
 
 
 def near_best(
@@ -268,23 +157,6 @@ def near_best(
     return sorted((first + others)[:SIMULATED], key=lambda pair: -pair[0])
 
 
-def decode_counts(most: int, within: Callable[[int], bool], precision: float = 0.02) -> list[int]:
-    """Return the numbers of sequences to try: powers of the root of 2, and `most`.
-
-    within: whether a number is within the SLO. Larger ones are not if it is not.  The largest one
-    that is within it is also tried, to `precision`.
-    """
-    counts = {min(most, round(2 ** (n / 2))) for n in range(2 * most.bit_length() + 2)}
-    refused = next((k for k in sorted(counts) if not within(k)), None)
-    if refused is None:
-        return sorted(counts)
-    allowed = max((k for k in counts if k < refused), default=1)
-    while refused - allowed > max(1, int(precision * refused)):
-        middle = (allowed + refused) // 2
-        allowed, refused = (middle, refused) if within(middle) else (allowed, middle)
-    return sorted({*counts, allowed})
-
-
 def _allowed_wait(slo: SLO, answer: Seconds) -> Seconds:
     """Return how late the first token may come within the SLO.
 
@@ -292,67 +164,6 @@ def _allowed_wait(slo: SLO, answer: Seconds) -> Seconds:
     """
     waits = [slo.ttft, slo.e2el and max(0.0, slo.e2el - answer)]
     return min((limit for limit in waits if limit is not None), default=0.0)
-
-
-def first_token(deployment: Deployment, prompt: float, cached: float = 0.0) -> Seconds:
-    """Return an estimate of the TTFT of an unloaded request.
-
-    Its chunks enter one after another, and the last one passes all stages.
-    """
-    computed = max(1.0, prompt - cached)
-    chunk = min(deployment.limits.prompt_budget, max(1, round(computed)))
-    time, unloaded = step_times(deployment, mean_step(deployment, 0, 0.0, chunk, prompt, cached))
-    return (math.ceil(computed / chunk) - 1) * time + unloaded
-
-
-def mean_step(
-    deployment: Deployment,
-    decodes: int,
-    context: float,
-    chunk: int,
-    prompt: float,
-    cached: float = 0.0,
-) -> Work:
-    """Return the work of a step.
-
-    decodes: sequences that decode, each at `context` positions. chunk: prompt tokens of the step.
-    cached: tokens at the start of each prompt that are not computed.
-    """
-    window = deployment.limits.window or math.inf
-    work = decodes_at(decodes, context, deployment.limits.window, deployment.limits.width)
-    if chunk:
-        middle = (prompt + cached) / 2  # position of a mean computed token
-        work.prompt_tokens, work.chunks, work.cached = (
-            chunk,
-            max(
-                1,
-                round(chunk / max(1.0, prompt - cached)),
-                -(-chunk // deployment.limits.prompt_budget),
-            ),
-            chunk + middle,
-        )
-        work.rank_prompt = -(-chunk // min(work.chunks, deployment.limits.ranks))
-        work.attended, work.windowed_attended = chunk * middle, chunk * min(middle, window)
-        work.windowed_cached = min(work.cached, chunk + window)
-    return work
-
-
-def paced_step(deployment: Deployment, work: Work) -> tuple[Seconds, Seconds]:
-    """Return the time of a step on the slowest stage, and the TPOT of its sequences.
-
-    The micro-batches in flight take turns on that stage, or wait for a pass through all of them.
-    """
-    limits, (time, unloaded) = deployment.limits, step_times(deployment, work)
-    turn = (limits.fill or limits.micro_batches) * time
-    return time, max(turn, unloaded) / deployment.layout.mean_tokens
-
-
-def step_times(deployment: Deployment, work: Work) -> tuple[Seconds, Seconds]:
-    """Return the time of a step on the slowest stage, and through all stages."""
-    costs = deployment.costs
-    stages = costs.step(work).time
-    hops = costs.hops(costs.ranked(work)).sum()
-    return float(stages.max()), float(stages.sum() + hops) + costs.back
 
 
 def work_of_a_second(

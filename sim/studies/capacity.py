@@ -225,7 +225,8 @@ def _why_no_rate(lowest: LoadTrial, share: float) -> str:
     """Return why no rate is met, though enough single requests meet the SLO."""
     if lowest.attained(share):
         return (
-            f"enough requests meet the SLO at {lowest.load:.4g} request/s, but only "
+            f"enough requests meet the SLO at {lowest.load:.4g} "
+            f"{'users' if lowest.closed else 'request/s'}, but only "
             f"{percent_text(lowest.kept, 1)} of the offered output tokens come out;"
             f" expected {percent_text(KEEPS_UP)}:"
             f" {percent_text(lowest.missed['refused'], 1)} of the requests are refused or cancelled"

@@ -15,7 +15,7 @@ from typing import Any
 
 from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, PlanError, PlanSearch, RivalPlan
 from sim.planning.deployment import Deployment
-from sim.planning.search import minimum_chips, stage_shapes
+from sim.planning.search import smallest_plan, stage_shapes
 from sim.results.capacity_summary import BestDegrees, BestPlanSummary
 from sim.results.system_identity import max_goodput
 from sim.scenario.attention_ffn import AttentionFfn
@@ -362,9 +362,11 @@ def ranked_plans(scenario: Scenario, name: str) -> list[tuple[float, Scenario]]:
 def _no_plan_fits(scenario: Scenario, name: str, first: Deployment | None) -> PlanError:
     """Return the error that no plan fits, with the number of chips that would do."""
     system = scenario.plain(name)
-    fewest = minimum_chips(first.bare, scenario.request_tokens) if first else None
+    fewest = smallest_plan(first.space) if first else None
     hint = (
-        f"try {fewest[0]} chips" if fewest else "try another chip, as no number of these would do"
+        f"try {fewest.chips} chips"
+        if fewest
+        else "try another chip, as no number of these would do"
     )
     return PlanError(
         f"{scenario.where(name)}.plan: got no plan of {system.hardware[1]} chips that holds"

@@ -73,9 +73,9 @@ class LoadTrial:
     def keeps_up(self) -> bool:
         """Whether the system serves the offered load.
 
-        A closed loop always keeps up, because its users wait for answers.
+        The users of a closed loop wait for answers, so it keeps up unless it turns requests away.
         """
-        return self.closed or (self.kept >= KEEPS_UP and self.verdict != "OVERLOADED")
+        return self.verdict != "OVERLOADED" and (self.closed or self.kept >= KEEPS_UP)
 
     @property
     def goodput(self) -> float:

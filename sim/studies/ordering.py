@@ -23,7 +23,8 @@ from sim.scenario.pools import Pools
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.studies.accounts import costs_of_work
-from sim.studies.bound import mean_step, step_times, work_of_a_second
+from sim.studies.bound import work_of_a_second
+from sim.studies.paces import mean_step
 from sim.studies.uncertain_numbers import UncertainNumber, moved_system, uncertain_numbers
 from sim.units import Seconds
 
@@ -205,6 +206,6 @@ def _decoding(scenario: Scenario, deployment: Deployment, count: int) -> tuple[S
     limits, mean = deployment.limits, deployment.layout.mean_tokens
     size = -(-count // limits.micro_batches)
     work = mean_step(deployment, size, prompt + output / 2, 0, prompt)
-    time, unloaded = step_times(deployment, work)
+    time, unloaded = deployment.costs.pass_times(work)
     tpot = max(count / size * time, unloaded) / mean
     return tpot, work_of_a_second(deployment, work, count / (tpot * mean), 0.0, (prompt, 0.0))

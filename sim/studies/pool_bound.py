@@ -1,44 +1,62 @@
-"""A bound of the goodput of prefill and decode pools: that of the pool that binds.
+"""A bound of the goodput of prefill and decode pools: that of the pool, or the links, that bind.
 
     pools_point(scenario, members).load  # request/s, or users of a closed loop
 
-As `sim.studies.bound` it assumes steps without gaps, requests of mean length, and no waiting.
-Left out: transfers, the hand-over, and the KV cache that the prefill pool holds meanwhile.
+As `sim.studies.bound` it assumes steps without gaps, and requests of mean length.
+Left out: transfers that wait for one of their two links while the other is free.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sim.cost.energy import Tally
 from sim.cost.kv_transfer import prompt_kv_bytes
 from sim.cost.work import Work
 from sim.planning.deployment import Deployment
-from sim.scenario.replicas import Member
+from sim.scenario.replicas import Member, pool_transfer
 from sim.scenario.scenario import Scenario
-from sim.studies.bound import (
-    cached_prefix,
-    decode_counts,
-    first_token,
-    mean_step,
-    paced_step,
-    step_times,
-)
-from sim.units import RequestsPerSecond, Seconds
+from sim.serving.transfer import Transfer, link_rate, share_left
+from sim.studies.bound import cached_prefix
+from sim.studies.paces import decode_counts, first_token, mean_step, paced_step
+from sim.units import Bytes, RequestsPerSecond, Seconds
 from sim.workload.slo import SLO
 
 
 @dataclass(frozen=True)
-class PoolPoint:
-    """The highest rate of one pool, and what a request costs it there.
+class PromptPoint:
+    """The highest rate of a prefill replica.
 
-    rate: request/s of all its replicas. tally: the work of one request.
-    seconds: of the phase in a request's life [s].
+    rate: request/s. seconds: time to the first token, unloaded [s]. tally: the work of one request.
     """
 
     rate: RequestsPerSecond
+    seconds: Seconds
     tally: Tally
-    seconds: float
+
+
+class LinkPoint(NamedTuple):
+    """The links between the pools.
+
+    rate: request/s over all links. seconds: from a first token to the first decode step, if no
+    transfer waits [s].
+    """
+
+    rate: RequestsPerSecond
+    seconds: Seconds
+
+
+class DecodePoint(NamedTuple):
+    """The pace of a decode replica. work: of a step of each micro-batch.
+
+    rate: request/s. answer: from the first decode step to the last token [s].
+    """
+
+    work: Work
+    rate: RequestsPerSecond
+    answer: Seconds
 
 
 @dataclass(frozen=True)
@@ -47,55 +65,89 @@ class PoolsPoint:
 
     load: request/s, or users of a closed loop. rate: request/s in both cases.
     rates: request/s by member. tallies: the work of one second, by member.
+    endless: whether more users would only wait, and miss no limit.
     """
 
     load: float
     rate: RequestsPerSecond
     rates: dict[str, RequestsPerSecond]
     tallies: dict[str, Tally]
+    endless: bool = False
 
 
 def pools_point(scenario: Scenario, members: Mapping[str, Member]) -> PoolsPoint | None:
-    """Return the load at which one of the pools is full; None if no load is within the SLO.
+    """Return the load at which a pool or the links are full; None if no load is within the SLO.
 
-    In a closed loop the users are the rate times TTFT, answer and pause (Little's law).
+    The decode replicas have as many sequences as they need for this rate, and no more.
+    In a closed loop the users are the rate times TTFT, transfer, answer and pause (Little's law).
+    Users also wait for what is full, as long as the SLO allows: for a first token in the prefill
+    pool, and after it for links or for a full decode pool. Those that wait after it fill the
+    prefill pool's KV cache, and then others wait for a first token.
     """
     workload, slo = scenario.workload, scenario.tightest_slo or SLO()
-    prompt, output = workload.mean_prompt, workload.mean_output
+    (first, prefill), (second, decode) = members.items()
     cached = {name: cached_prefix(scenario, name, member) for name, member in members.items()}
-    resident = next(cached[name] for name, member in members.items() if member.pool == "decode")
-    points: dict[str, PoolPoint] = {}
-    for name, member in members.items():
-        if member.pool == "prefill":
-            point = prefill_point(member.deployment, prompt, slo, cached[name], resident)
-        else:
-            point = decode_point(member.deployment, prompt, output, slo)
-        if point is None:
-            return None
-        points[name] = point
-    rates = {name: members[name].replicas * point.rate for name, point in points.items()}
-    load = rate = min(rates.values())
+    lengths = workload.mean_prompt, workload.mean_output
+    prompts = prefill_point(prefill.deployment, lengths[0], slo, cached[first], cached[second])
+    if prompts is None:
+        return None
+    transfer = pool_transfer(scenario, first.removesuffix(".prefill"))
+    links = link_point(transfer, (prefill, decode), lengths[0] - cached[first], prompts.tally.sent)
+    paces = _DecodePaces(decode.deployment, *lengths, links.seconds, prompts.seconds, slo)
+    best = paces.best()
+    if best is None:
+        return None
+    rates = {first: prefill.replicas * prompts.rate, second: decode.replicas * best.rate}
+    load = rate = min(*rates.values(), links.rate)
+    pace = paces.at(rate / decode.replicas)
+    endless = False
     if workload.pause is not None:
-        load *= sum(point.seconds for point in points.values()) + workload.pause
-    tallies = {name: point.tally.scaled(rate) for name, point in points.items()}
-    return PoolsPoint(load, rate, rates, tallies)
+        answer = links.seconds + pace.answer
+        wait = (slo.ttft or math.inf) - prompts.seconds
+        if rate < rates[first]:
+            held = prefill.replicas * prefill.deployment.limits.max_concurrent(round(lengths[0]))
+            after = (slo.tpot or math.inf) * paces.tokens - answer
+            room = max(0.0, held / rate - links.seconds)
+            wait = after if after <= room else wait + room
+            wait = wait if rate == links.rate or paces.full(best) else 0.0
+        wait = max(0.0, min(wait, (slo.e2el or math.inf) - prompts.seconds - answer))
+        endless = wait == math.inf
+        load *= prompts.seconds + answer + workload.pause + (0.0 if endless else wait)
+    tallies = {first: prompts.tally.scaled(rate), second: paces.tally(pace).scaled(rate)}
+    return PoolsPoint(load, rate, rates, tallies, endless)
+
+
+def link_point(
+    transfer: Transfer, pools: tuple[Member, Member], computed: float, sent: Bytes
+) -> LinkPoint:
+    """Return what the links between the pools take. A transfer uses one of each pool.
+
+    computed: tokens of a prompt that the prefill pool computes. sent: bytes of a request.
+    """
+    prefill, deployments = pools[0].deployment, [pool.deployment for pool in pools]
+    whole = sent / min(link_rate(transfer, of.layout.plan.replica_size) for of in deployments)
+    tokens = max(1, round(computed))
+    busy = whole * share_left(transfer, prefill.costs, prefill.limits, tokens, whole, math.inf)
+    links = min(pool.replicas for pool in pools) if transfer.per != "flow" else math.inf
+    seconds = busy + transfer.latency + (transfer.handover or 0.0)
+    return LinkPoint(links / busy if busy else math.inf, seconds)
 
 
 def prefill_point(
     deployment: Deployment, prompt: float, slo: SLO, cached: int, resident: int
-) -> PoolPoint | None:
+) -> PromptPoint | None:
     """Return the highest rate of a prefill replica; None if no prompt meets the SLO's TTFT.
 
     A step has one prompt or a part of it, or as many prompts as fill the token budget.
     cached: tokens of a prompt that are not computed. resident: tokens of a prompt that the decode
     replica has, so that they do not travel.
     """
-    best: PoolPoint | None = None
+    best: PromptPoint | None = None
     computed = max(1.0, prompt - cached)
     budget, alone = deployment.limits.token_budget, first_token(deployment, prompt, cached)
     for chunk in {min(budget, max(1, round(computed))), budget}:
         work = mean_step(deployment, 0, 0.0, chunk, prompt, cached)
-        time, passing = step_times(deployment, work)
+        time, passing = deployment.costs.pass_times(work)
         seconds = max(alone, passing)
         rate = chunk / computed / time
         if (slo.ttft is None or seconds <= slo.ttft) and (best is None or rate > best.rate):
@@ -105,39 +157,83 @@ def prefill_point(
             tally.steps_without_sampling = max(0.0, steps - 1)
             tally.logits = 1
             tally.sent = prompt_kv_bytes(deployment.layout, round(prompt) - resident)
-            best = PoolPoint(rate, tally, seconds)
+            best = PromptPoint(rate, seconds, tally)
     return best
 
 
-def decode_point(
-    deployment: Deployment, prompt: float, output: float, slo: SLO
-) -> PoolPoint | None:
-    """Return the highest rate of a decode replica; None if no step meets the SLO's TPOT.
+@dataclass(frozen=True)
+class _DecodePaces:
+    """The paces of a decode replica at equal requests. prompt, output: tokens.
 
+    transfer: from a first token to the first decode step [s]. first: time to the first token [s].
     With speculation a step yields several tokens, as in `sim.studies.bound.load_point`.
     """
-    width, mean, limits = deployment.limits.width, deployment.layout.mean_tokens, deployment.limits
-    steps, context = max(1.0, (output - 1) / mean), prompt + output / 2
-    concurrent = limits.max_concurrent(math.ceil(prompt + output))
-    in_flight = limits.fill or limits.micro_batches
-    best: PoolPoint | None = None
-    most = min(concurrent // in_flight, limits.token_budget // width) if concurrent else 0
 
-    def step_of(k: int) -> tuple[Work, Seconds, Seconds]:
-        work = mean_step(deployment, k, context, 0, prompt)
-        return work, *paced_step(deployment, work)
+    deployment: Deployment
+    prompt: float
+    output: float
+    transfer: Seconds
+    first: Seconds
+    slo: SLO
 
-    counts = decode_counts(max(1, most), lambda k: slo.allows_tpot(step_of(k)[2]))
-    for k in counts if concurrent else ():
-        work, time, tpot = step_of(k)
-        rate = k / steps / time
-        if slo.allows_tpot(tpot) and (best is None or rate > best.rate):
-            tally = Tally()
-            tally.batch_steps[k * width] += steps / k
-            tally.context = steps * work.context / k
-            tally.windowed_context = steps * work.windowed_context / k
-            tally.logits = steps  # the decodes bring their drafts
-            if width > 1:
-                tally.decode_steps, tally.decodes = steps / k, steps
-            best = PoolPoint(rate, tally, steps * mean * tpot)
-    return best
+    @property
+    def steps(self) -> float:
+        """The steps of a request."""
+        return max(1.0, (self.output - 1) / self.deployment.layout.mean_tokens)
+
+    @property
+    def tokens(self) -> float:
+        """The tokens of a request that the decode pool generates."""
+        return self.steps * self.deployment.layout.mean_tokens
+
+    @property
+    def most(self) -> int:
+        """The most sequences of a micro-batch; 0 if the KV cache holds no request."""
+        limits = self.deployment.limits
+        concurrent = limits.max_concurrent(math.ceil(self.prompt + self.output))
+        in_flight = limits.fill or limits.micro_batches
+        return min(max(1, concurrent // in_flight), self.widest) if concurrent else 0
+
+    @property
+    def widest(self) -> int:
+        """The sequences of a micro-batch that the token budget allows."""
+        return max(1, self.deployment.limits.token_budget // self.deployment.limits.width)
+
+    def pace(self, sequences: int) -> DecodePoint:
+        """Return the pace with some sequences in each micro-batch."""
+        context = self.prompt + self.output / 2
+        work = mean_step(self.deployment, sequences, context, 0, self.prompt)
+        time, tpot = paced_step(self.deployment, work)
+        return DecodePoint(work, sequences / self.steps / time, self.tokens * tpot)
+
+    def allows(self, sequences: int) -> bool:
+        """Return whether the SLO allows TPOT, which includes the transfer, and E2EL."""
+        answer = self.transfer + self.pace(sequences).answer
+        in_time = self.first + answer <= (self.slo.e2el or math.inf)
+        return in_time and self.slo.allows_tpot(answer / self.tokens)
+
+    def best(self) -> DecodePoint | None:
+        """Return the pace with the highest rate; None if none is within the SLO."""
+        counts = decode_counts(self.most, self.allows) if self.most else []
+        paces = [self.pace(n) for n in counts if self.allows(n)]
+        return max(paces, key=lambda pace: pace.rate, default=None)
+
+    def full(self, pace: DecodePoint) -> bool:
+        """Return whether a replica holds no more sequences than at this pace."""
+        return pace.work.decodes == self.most
+
+    def at(self, rate: RequestsPerSecond) -> DecodePoint:
+        """Return the pace with the fewest sequences that reaches a rate."""
+        counts = range(1, self.most)
+        return self.pace(1 + bisect_left(counts, rate, key=lambda n: self.pace(n).rate))
+
+    def tally(self, pace: DecodePoint) -> Tally:
+        """Return the work of a request at a pace."""
+        tally, (work, steps) = Tally(), (pace.work, self.steps)
+        tally.batch_steps[work.tokens] += steps / work.decodes
+        tally.context = steps * work.context / work.decodes
+        tally.windowed_context = steps * work.windowed_context / work.decodes
+        tally.logits = steps  # the decodes bring their drafts
+        if work.width > 1:
+            tally.decode_steps, tally.decodes = steps / work.decodes, steps
+        return tally

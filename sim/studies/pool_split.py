@@ -25,13 +25,12 @@ from sim.scenario.system import System
 from sim.studies.bound import (
     NEAR_BOUND,
     cached_prefix,
-    decode_counts,
     goodput_bound,
     load_bound,
-    loop_of,
     near_best,
 )
 from sim.studies.capacity_result import SystemCapacity
+from sim.studies.paces import decode_counts, loop_of
 from sim.studies.pool_budget import Budget, alone_with, budget_of
 from sim.studies.pool_sizes import CapacitySearch, best_near, highest_goodput
 from sim.workload.slo import SLO

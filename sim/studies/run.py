@@ -13,7 +13,7 @@ from sim.cost.layout import weights_only_chips
 from sim.inputs.key_paths import JsonObject, JsonValue, scalar_values
 from sim.planning.deployment import Deployment
 from sim.planning.draft_gain import draft_gain
-from sim.planning.search import minimum_chips
+from sim.planning.search import smallest_plan
 from sim.planning.single_request import SingleRequest
 from sim.results.encoding import json_object
 from sim.results.frames import metric_frame
@@ -216,14 +216,13 @@ class Planned:
     """The plans of all plain systems of a scenario. Fleets are made from them.
 
     deployments: by system. unloaded: a single request on each system that the model fits.
-    minimum: the fewest chips of each system, with stage size and pipeline depth; None if no number
-        of chips is enough.
+    minimum: the fewest chips of each system; None if no number of chips is enough.
     """
 
     scenario: Scenario
     deployments: dict[str, Deployment]
     unloaded: dict[str, SingleRequest]
-    minimum: dict[str, tuple[int, int, int] | None]
+    minimum: dict[str, int | None]
 
     def __repr__(self) -> str:
         """Return the scenario, and the chips of each system, or that the model does not fit."""
@@ -272,7 +271,7 @@ class Planned:
             fits=fit.fits,
             weights_only_chips=weights_only_chips(deployment.layout)
             + sum(weights_only_chips(other.layout) for other in deployment.others),
-            minimum_chips=minimum[0] if minimum else None,
+            minimum_chips=minimum,
             bytes_per_chip=ChipMemory(
                 weights=fit.weights,
                 kv=fit.kv,
@@ -317,10 +316,8 @@ def plan(scenario: ScenarioSource, **changes: object) -> Planned:
     for name in scenario.systems:
         scenario.require_few(name, deployments)
     unloaded = {name: scenario.unloaded(d) for name, d in deployments.items() if d.fit.fits}
-    minimum = {
-        name: None if d.others else minimum_chips(d.bare, scenario.request_tokens)
-        for name, d in deployments.items()
-    }
+    fewest = {n: None if d.others else smallest_plan(d.space) for n, d in deployments.items()}
+    minimum = {name: plan.chips if plan else None for name, plan in fewest.items()}
     return Planned(scenario, deployments, unloaded, minimum)
 
 

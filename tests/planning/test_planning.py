@@ -5,10 +5,10 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sim.cost.plan import Plan, PlanError
+from sim.cost.plan import DEGREES, Plan, PlanError
 from sim.cost.step import Costs
 from sim.cost.work import Work
 from sim.hardware.chip import Memory
@@ -17,11 +17,15 @@ from sim.inputs.errors import ScenarioError
 from sim.planning.deployment import DeploymentParts, LimitOverrides, deploy
 from sim.planning.fit_error import require_fit
 from sim.planning.partition import BALANCE_CONTEXT, block_times
-from sim.planning.search import minimum_chips
+from sim.planning.search import smallest_plan
 from sim.planning.single_request import time_single_request
 from sim.scenario.scenario import read
 
 WORK = Work(decodes=1, context=BALANCE_CONTEXT, logits=1)
+
+
+def degrees(plan):
+    return tuple(getattr(plan, degree) for degree in DEGREES)
 
 
 def all_cuts(layout):
@@ -152,14 +156,18 @@ def test_the_fewest_chips_hold_the_model_and_one_stage_fewer_does_not(
         parts = {"model": layout.model, "chip": layout.chip, "engine": layout.engine}
         return make_deployment(tensor * pipeline, tokens, Plan(tensor=tensor), **parts).fit.fits
 
-    fewest = minimum_chips(deployment.bare, tokens)
+    fewest = smallest_plan(deployment.space)
     plans = [
         (t * p, t, p)
         for t in (1, 2, 3, 4)
         for p in range(1, len(layout.model.blocks) + 1)
         if fits(t, p)
     ]
-    assert (fewest in plans and fewest[0] == min(plans)[0]) if plans else fewest is None
+    if plans:
+        assert fewest.chips == min(plans)[0]
+        assert (fewest.chips, fewest.tensor, fewest.pipeline) in plans
+    else:
+        assert fewest is None
 
 
 def test_seventy_billion_parameters_take_324_chips_whoever_asks():
@@ -169,18 +177,13 @@ def test_seventy_billion_parameters_take_324_chips_whoever_asks():
         "workload={kind: closed, users: 1, requests: 1, prompt: 500 token, output: 100 token}"
     ]
     scenario = read("llama2-70b-lpu-vs-h100", parts)
-    hint = minimum_chips(scenario.deploy("lpu").bare, scenario.request_tokens)
-    assert hint == (324, 12, 27)
+    hint = smallest_plan(scenario.deploy("lpu").space)
+    assert (hint.chips, hint.tensor, hint.pipeline) == (324, 12, 27)
     searched = read(
         "llama2-70b-lpu-vs-h100", [parts[0].replace("tensor: 8", "search: chips"), parts[1]]
     ).deploy("lpu")
     assert searched.fit.fits
-    assert (
-        searched.chips,
-        searched.layout.plan.stage_size,
-        searched.layout.plan.pipeline,
-    ) == hint
-    assert minimum_chips(searched.bare, scenario.request_tokens) == hint
+    assert degrees(searched.layout.plan) == degrees(hint) == degrees(smallest_plan(searched.space))
 
 
 @settings(max_examples=30)
@@ -188,12 +191,13 @@ def test_seventy_billion_parameters_take_324_chips_whoever_asks():
     capacity=st.floats(3e4, 4e5),
     chips=st.integers(1, 30),
     tensor=st.sampled_from([1, 2, 4]),
-    limit=st.none() | st.integers(2, 30),
+    limit=st.none() | st.integers(4, 30),
     host=st.booleans(),
     routed=st.booleans(),
 )
+@example(capacity=80096.0, chips=24, tensor=1, limit=None, host=False, routed=True)
 def test_the_search_for_the_fewest_chips_and_the_hint_agree(
-    make_model, make_chip, make_deployment, **drawn
+    make_model, make_chip, make_deployment, tensor, **drawn
 ):
     """The hint is the same for every plan.
 
@@ -211,16 +215,16 @@ def test_the_search_for_the_fewest_chips_and_the_hint_agree(
         else {}
     )
     parts = {"model": make_model(**routed), "chip": chip}
-    hint = minimum_chips(make_deployment(1, **parts).bare, 64)
+    hint = smallest_plan(make_deployment(tensor, plan=Plan(tensor=tensor), **parts).space)
     try:
         found = make_deployment(drawn["chips"], plan=Plan(search="chips"), **parts)
     except ValueError:
-        assert hint is None or hint[0] > min(drawn["chips"], drawn["limit"] or math.inf)
+        assert hint is None or hint.chips > min(drawn["chips"], drawn["limit"] or math.inf)
         return
     if found.fit.fits:
-        assert hint == (found.chips, found.layout.plan.stage_size, found.layout.plan.pipeline)
+        assert degrees(hint) == degrees(found.layout.plan)
     else:
-        assert hint is None or hint[0] > drawn["chips"]
+        assert hint is None or hint.chips > drawn["chips"]
 
 
 def test_the_fewest_chips_are_those_that_the_topology_joins(make_deployment, make_chip):
@@ -233,25 +237,26 @@ def test_the_fewest_chips_are_those_that_the_topology_joins(make_deployment, mak
         make_deployment(chip=make_chip(capacity=1e5, topology=Switch(link=link, **limit)))
         for limit in ({}, {"limit": 4})
     )
-    assert minimum_chips(free.bare, 64) == (5, 1, 5)
-    assert minimum_chips(joined.bare, 64) is None
+    assert degrees(smallest_plan(free.space)) == (1, 1, 1, 5, 1)
+    assert smallest_plan(joined.space) is None
 
 
 def test_what_does_not_fit_is_refused_with_what_would_do(make_deployment, make_chip):
     deployment = make_deployment(chip=make_chip(capacity=2e5))
-    chips, tensor, pipeline = minimum_chips(deployment.bare, 64)
+    hint = smallest_plan(deployment.space)
+    chips, tensor, pipeline = hint.chips, hint.tensor, hint.pipeline
     with pytest.raises(
         PlanError,
         match=rf"needs 404.\d kB .* has 200 kB; {chips} chips would do "
         rf"\(tensor {tensor}, pipeline {pipeline}\)",
     ):
-        require_fit(deployment, 64)
-    require_fit(make_deployment(chips, plan=Plan(tensor=tensor), chip=make_chip(capacity=2e5)), 64)
+        require_fit(deployment)
+    require_fit(make_deployment(chips, plan=Plan(tensor=tensor), chip=make_chip(capacity=2e5)))
 
 
 def test_where_nothing_would_do_it_says_so(make_deployment, make_chip):
     with pytest.raises(PlanError, match="no number of them would do"):
-        require_fit(make_deployment(chip=make_chip(capacity=1e4)), 64)
+        require_fit(make_deployment(chip=make_chip(capacity=1e4)))
 
 
 def test_limits_default_to_what_fits_and_what_the_slots_carry(make_deployment):
@@ -302,7 +307,7 @@ def test_of_a_model_that_does_not_fit_that_is_said_whatever_kv_room_is_given(
     make_deployment, make_chip
 ):
     with pytest.raises(PlanError, match="does not fit"):
-        require_fit(make_deployment(chip=make_chip(capacity=2e5), kv_tokens=10**9), 64)
+        require_fit(make_deployment(chip=make_chip(capacity=2e5), kv_tokens=10**9))
 
 
 @pytest.mark.parametrize("kv_tokens", [1000, 130, 99])
@@ -354,7 +359,7 @@ def test_where_no_plan_fits_the_fullest_chip_is_shown(make_deployment, make_chip
     assert not found.fit.fits
     assert not any(trial.fits for trial in found.tried)
     with pytest.raises(PlanError, match="does not fit"):
-        require_fit(found, 64)
+        require_fit(found)
 
 
 @pytest.mark.parametrize("given", [{"tensor": 2}, {"pipeline": 1, "replicas": 2}])
@@ -375,7 +380,7 @@ def test_weights_that_overflow_a_memory_of_their_own_are_named_with_it(make_depl
     }
     chip = make_chip().model_copy(update={"memory": memories})
     with pytest.raises(PlanError, match=r"needs 361\.6 kB for weights in its host and has 10 kB"):
-        require_fit(make_deployment(chip=chip, plan=Plan(weights_in="host")), 64)
+        require_fit(make_deployment(chip=chip, plan=Plan(weights_in="host")))
 
 
 def test_auto_is_short_for_the_fastest():

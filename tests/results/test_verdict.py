@@ -8,7 +8,7 @@ from sim.report.findings import judgement, verdict_text
 from sim.results.metrics import Measure, summarize
 from sim.results.rows import Rows
 from sim.results.statistics import Unfinished
-from sim.results.verdict import UNSTEADY, grows, hints, judge, measure_flow, unevenness
+from sim.results.verdict import UNSTEADY, grows, hints, judge, judge_share, measure_flow, unevenness
 from sim.scenario.layout import check
 from sim.scenario.replicas import serve_requests
 from sim.scenario.scenario import read
@@ -122,7 +122,7 @@ def test_a_run_of_requests_at_one_instant_has_no_rate():
     assert judge(made([0.0], [0.0], [1.0], [2.0], [100])) == "STABLE"
 
 
-def test_a_closed_loop_is_never_overloaded(make_deployment, serve_on):
+def test_a_closed_loop_that_turns_no_request_away_is_never_overloaded(make_deployment, serve_on):
     rows = serve_on(make_deployment(kv_tokens=200), [(0.0, 10, 40)] * 64, users=64)
     assert judge(rows) == "BACKLOGGED"
     assert judge(serve_on(make_deployment(), [(0.0, 10, 40)], users=1)) == "STABLE"
@@ -140,6 +140,30 @@ def test_requests_that_are_turned_away_are_offered_and_not_served(make_deploymen
     assert 0.1 < rows.turned_away.mean() < 0.5
     assert judge(rows) == "OVERLOADED"
     assert rows.unfinished == {"the queue of 4 is full": rows.turned_away.sum()}
+
+
+@pytest.mark.parametrize(("users", "verdict"), [(2, "STABLE"), (16, "OVERLOADED")])
+def test_users_that_are_turned_away_are_an_overload(make_deployment, serve_on, users, verdict):
+    """Two requests fit and two wait. A user that is refused asks again after a pause."""
+    deployment = make_deployment(kv_tokens=100)
+    alone = serve_on(deployment, [(0.0, 10, 40)]).last_token[0]
+    policies = Policies(max_waiting=2)
+    asked = [(0.0, 10, 40)] * 600
+    rows = serve_on(deployment, asked, users, think=5 * alone, policies=policies)
+    assert 0.1 < rows.turned_away.mean() < 0.5 if users > 2 else not rows.turned_away.any()
+    assert judge(rows) == verdict
+    half = rows.turned_away[np.argsort(rows.arrival, kind="stable")][300:]  # equal outputs
+    share = judge_share(rows)[1]
+    assert share is None if users == 2 else share == pytest.approx(1 - half.mean())
+
+
+@pytest.mark.parametrize(("lost", "verdict"), [(3, "STABLE"), (20, "OVERLOADED")])
+def test_a_few_refusals_of_a_closed_loop_are_no_overload(lost, verdict):
+    """Of the last 200 requests. Three percent are 6, and three deviations are 3 sqrt(lost)."""
+    rows = made(*([np.arange(400.0)] * 4), [10] * 400, users=8)
+    away = np.arange(400) >= 400 - lost
+    rows.turned_away[away], rows.last_token[away] = True, np.nan
+    assert judge(rows) == verdict
 
 
 @pytest.mark.parametrize(

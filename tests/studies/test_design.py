@@ -13,7 +13,7 @@ from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario, read
 from sim.scenario.system import Fleet, System
 from sim.studies import design
-from sim.studies.bound import SIMULATED, goodput_bound, load_bound, loop_of
+from sim.studies.bound import SIMULATED, goodput_bound, load_bound
 from sim.studies.capacity import BRACKET_RATIO, capacity
 from sim.studies.design import (
     _plans_to_simulate,
@@ -23,6 +23,7 @@ from sim.studies.design import (
     ranked_plans,
     search_plans,
 )
+from sim.studies.paces import loop_of
 from sim.studies.sweep import sweep
 from sim.workload.arrivals import ClosedLoop, Listed, Poisson
 from sim.workload.lengths import Length
@@ -106,7 +107,7 @@ def test_a_bound_is_near_that_of_every_number_of_sequences(scenario, monkeypatch
     """A limit of the TPOT allows any number of sequences, not a power of the root of 2 alone."""
     deployment, limits = scenario().deploy("four"), np.geomspace(1e-4, 1e-2, 40)
     found = np.array([goodput_bound(deployment, 40, 20, SLO(tpot=limit)) for limit in limits])
-    monkeypatch.setattr("sim.studies.bound.decode_counts", lambda most, *_: range(1, most + 1))
+    monkeypatch.setattr("sim.studies.paces.decode_counts", lambda most, *_: range(1, most + 1))
     every = np.array([goodput_bound(deployment, 40, 20, SLO(tpot=limit)) for limit in limits])
     assert (every > 0).sum() > 10
     assert len({*every}) > 5

@@ -1,0 +1,248 @@
+"""The pace at which a deployment serves equal requests, with some in each micro-batch.
+
+    Paces(deployment, 512, 128, 0, slo, loop).pace(in_step=False, k=16).tpot  # s
+
+There are no gaps between steps. `sim.studies.bound` finds the highest load with it.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import NamedTuple
+
+from sim.cost.work import Work, decodes_at
+from sim.planning.deployment import Deployment
+from sim.units import Seconds
+from sim.workload.arrivals import Workload
+from sim.workload.slo import SLO
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A closed loop: the pause of a user between an answer and the next request.
+
+    in_step: all users send equal requests, so that all prompts may be computed together.
+    """
+
+    pause: Seconds
+    in_step: bool = False
+
+
+def loop_of(workload: Workload) -> Loop | None:
+    """Return the closed loop of a workload; None for another kind of load."""
+    return None if workload.pause is None else Loop(workload.pause, workload.in_step)
+
+
+class Pace(NamedTuple):
+    """The pace of requests with k of them in each micro-batch.
+
+    time: in which k requests advance by a step, on the slowest stage [s]. work: of a step.
+    in_step: whether the prompts of all users come together, in groups.
+    first: time to the first token of a group, without other groups; 0 if not in step [s].
+    wait: time that the last group waits for the prompts of the others [s].
+    """
+
+    time: Seconds
+    work: Work
+    tpot: Seconds
+    in_step: bool = False
+    first: Seconds = 0.0
+    wait: Seconds = 0.0
+
+
+@dataclass(frozen=True)
+class Paces:
+    """The paces of a deployment at equal requests. cached: tokens of a prompt."""
+
+    deployment: Deployment
+    prompt: float
+    output: float
+    cached: float
+    slo: SLO
+    loop: Loop | None
+
+    @cached_property
+    def steps(self) -> float:
+        """The steps of a request."""
+        return max(1.0, (self.output - 1) / self.deployment.layout.mean_tokens)
+
+    @cached_property
+    def computed(self) -> float:
+        """The tokens of a prompt that are computed."""
+        return max(1.0, self.prompt - self.cached)
+
+    @cached_property
+    def needed(self) -> float:
+        """The tokens that the steps of a request compute."""
+        return self.computed + self.deployment.limits.width * self.steps
+
+    @cached_property
+    def in_flight(self) -> int:
+        """The micro-batches in flight."""
+        return self.deployment.limits.fill or self.deployment.limits.micro_batches
+
+    @cached_property
+    def alone(self) -> Seconds:
+        """The time to the first token of an unloaded request."""
+        return first_token(self.deployment, self.prompt, self.cached)
+
+    @property
+    def in_step(self) -> bool:
+        """Whether all users may be in step. With drafts, requests take unlike steps."""
+        return self.loop is not None and self.loop.in_step and self.deployment.limits.width == 1
+
+    def stay_in_step(self, users: float) -> bool:
+        """Return whether users that pause stay in step, if none waits for room.
+
+        They do while their prompts need fewer steps than an answer. Each answer then ends after
+        the prompts of all, so that all pause together again.
+        """
+        steps = users * self.computed / self.deployment.limits.token_budget
+        return bool(self.in_step and self.loop and self.loop.pause) and steps < self.steps
+
+    def most(self, together: bool) -> int:
+        """Return the most sequences of a micro-batch."""
+        limits = self.deployment.limits
+        concurrent = limits.max_concurrent(math.ceil(self.prompt + self.output)) or 0
+        needed = 1.0 if together else self.needed / self.steps
+        return max(1, min(concurrent // self.in_flight, int(limits.token_budget / needed)))
+
+    def allows(self, together: bool, k: int) -> bool:
+        """Return whether the SLO allows the latencies with k sequences in each micro-batch."""
+        pace = self.pace(together, k)
+        early = pace.first + pace.wait <= (self.slo.ttft or math.inf)
+        in_time = sum(self.phases(pace)) <= (self.slo.e2el or math.inf)
+        return early and in_time and self.slo.allows_tpot(pace.tpot)
+
+    def phases(self, pace: Pace) -> tuple[Seconds, Seconds]:
+        """Return the time to the first token, and from it to the last, if no request waits."""
+        answer = self.steps * self.deployment.layout.mean_tokens * pace.tpot
+        return max(self.alone, pace.first), answer
+
+    def choices(self) -> Iterator[tuple[Pace, int, int]]:
+        """Yield the paces within the SLO, each with its k and the most that k may be.
+
+        Users that may be in step are in step, unless some of them wait for room.
+        """
+        for together in (True, False) if self.in_step else (False,):
+            most, allows = self.most(together), partial(self.allows, together)
+            precision = 0.0 if together else 0.02  # users in step are a bound, not an estimate
+            counts = decode_counts(most, allows, precision)
+            for k in filter(allows, counts if together == self.in_step else [most]):
+                yield self.pace(together, k), k, most
+
+    def pace(self, together: bool, k: int) -> Pace:
+        """Return the pace with k sequences in each micro-batch."""
+        return self.together(k) if together else self.mixed(k)
+
+    def mixed(self, k: int) -> Pace:
+        """Return the pace if each step has the prompts that replace the requests which end."""
+        passes = max(1.0, k * self.needed / self.steps / self.deployment.limits.token_budget)
+        chunk = 0 if passes > 1 and k == 1 else round(k * self.computed / self.steps)
+        work = self._step(k, chunk)
+        time, tpot = paced_step(self.deployment, work)
+        return Pace(time * passes, work, tpot)
+
+    def together(self, k: int) -> Pace:
+        """Return the pace if the prompts of all users come together, in as few groups as possible.
+
+        Prompts of more than one step share their steps with decodes of other groups.  Without a
+        pause, groups come at other times, and as many of them as keep the SLO's TTFT.  With one,
+        all groups come together, because all pause while the last ones end.
+        """
+        work = self._step(k, 0)
+        time, tpot = paced_step(self.deployment, work)
+        tokens, budget = k * self.computed, self.deployment.limits.token_budget
+        groups = min(k, max(1, math.ceil(tokens / budget)))
+        decodes = k - -(-k // groups)  # of other groups, beside the prompts of one
+        chunk = min(max(1, budget - decodes), max(1, round(tokens)))
+        costs = self.deployment.costs
+        longer = costs.pass_times(self._step(decodes, chunk))[0]
+        if decodes:
+            longer -= costs.pass_times(self._step(decodes, 0))[0]
+        seconds = tokens / chunk * longer
+        first = self.in_flight * seconds
+        pause = self.loop.pause if self.loop else 0.0
+        if not pause:
+            groups = min(k, max(groups, int(first / (self.slo.ttft or math.inf))))
+        between = first * (1 - 1 / groups)
+        tpot += between / (self.steps * self.deployment.layout.mean_tokens)
+        wait = between if pause else 0.0
+        return Pace(time + seconds / self.steps, work, tpot, True, first - between, wait)
+
+    def _step(self, k: int, chunk: int) -> Work:
+        context = self.prompt + self.output / 2
+        return mean_step(self.deployment, k, context, chunk, self.prompt, self.cached)
+
+
+def decode_counts(most: int, within: Callable[[int], bool], precision: float = 0.02) -> list[int]:
+    """Return the numbers of sequences to try: powers of the root of 2, and `most`.
+
+    within: whether a number is within the SLO. Larger ones are not if it is not.  The largest one
+    that is within it is also tried, to `precision`.
+    """
+    counts = {min(most, round(2 ** (n / 2))) for n in range(2 * most.bit_length() + 2)}
+    refused = next((k for k in sorted(counts) if not within(k)), None)
+    if refused is None:
+        return sorted(counts)
+    allowed = max((k for k in counts if k < refused), default=1)
+    while refused - allowed > max(1, int(precision * refused)):
+        middle = (allowed + refused) // 2
+        allowed, refused = (middle, refused) if within(middle) else (allowed, middle)
+    return sorted({*counts, allowed})
+
+
+def first_token(deployment: Deployment, prompt: float, cached: float = 0.0) -> Seconds:
+    """Return an estimate of the TTFT of an unloaded request.
+
+    Its chunks enter one after another, and the last one passes all stages.
+    """
+    computed = max(1.0, prompt - cached)
+    chunk = min(deployment.limits.prompt_budget, max(1, round(computed)))
+    time, unloaded = deployment.costs.pass_times(
+        mean_step(deployment, 0, 0.0, chunk, prompt, cached)
+    )
+    return (math.ceil(computed / chunk) - 1) * time + unloaded
+
+
+def mean_step(
+    deployment: Deployment,
+    decodes: int,
+    context: float,
+    chunk: int,
+    prompt: float,
+    cached: float = 0.0,
+) -> Work:
+    """Return the work of a step.
+
+    decodes: sequences that decode, each at `context` positions. chunk: prompt tokens of the step.
+    cached: tokens at the start of each prompt that are not computed.
+    """
+    window = deployment.limits.window or math.inf
+    work = decodes_at(decodes, context, deployment.limits.window, deployment.limits.width)
+    if chunk:
+        middle = (prompt + cached) / 2  # position of a mean computed token
+        work.prompt_tokens, work.chunks, work.cached = (
+            chunk,
+            max(
+                1,
+                round(chunk / max(1.0, prompt - cached)),
+                -(-chunk // deployment.limits.prompt_budget),
+            ),
+            chunk + middle,
+        )
+        work.rank_prompt = -(-chunk // min(work.chunks, deployment.limits.ranks))
+        work.attended, work.windowed_attended = chunk * middle, chunk * min(middle, window)
+        work.windowed_cached = min(work.cached, chunk + window)
+    return work
+
+
+def paced_step(deployment: Deployment, work: Work) -> tuple[Seconds, Seconds]:
+    """Return the time of a step on the slowest stage, and the TPOT of its sequences.
+
+    The micro-batches in flight take turns on that stage, or wait for a pass through all of them.
+    """
+    limits, (time, unloaded) = deployment.limits, deployment.costs.pass_times(work)
+    turn = (limits.fill or limits.micro_batches) * time
+    return time, max(turn, unloaded) / deployment.layout.mean_tokens
