@@ -319,6 +319,20 @@ def test_flops_and_bytes_are_those_of_the_undivided_system_and_turns_read_weight
     assert read[1] > 1.5 * read[0]
 
 
+def test_links_carry_the_bytes_of_the_undivided_system_and_all_tokens_in_each_layer(
+    pools, make_deployment, make_model, make_chip, lossy
+):
+    """Two collectives of two micro-batches have the bytes of one of all tokens."""
+    undivided = make_deployment(
+        4, plan=Plan(tensor=4), model=make_model(), chip=make_chip(fp16=1e10), engine=lossy
+    )
+    for micro_batches in (1, 2):
+        costs = pools({}, micro_batches, LayerTransfer(bandwidth=1e9, out="fp8")).costs
+        hidden, layers = costs.layout.model.hidden_size, sum(costs.layer_kinds.values())
+        between = 12 * layers * hidden * (1 + 2)  # B a number out, and back
+        assert costs.link_bytes(12) == pytest.approx(undivided.costs.link_bytes(12) + between)
+
+
 @pytest.fixture(scope="module")
 def scenario(make_model, make_chip, make_engine):
     """Four requests on both pools, whose chips draw 2 W idle, and on a fleet of two copies."""
