@@ -251,6 +251,12 @@ class SystemIdentity:
         return " + ".join(chips), " + ".join((self.engine, *(o.engine for o in self.others)))
 
     @property
+    def weights(self) -> str:
+        """'fp4 weights', or with an FFN pool 'bf16 attention + fp4 FFN weights'."""
+        own = self.precision.weights
+        return f"{own} attention + {self.ffn.weights} FFN weights" if self.ffn else f"{own} weights"
+
+    @property
     def others(self) -> tuple[FfnPoolIdentity | DrafterIdentity, ...]:
         """The chips of other kinds: an FFN pool, and a drafter; empty without."""
         return tuple(other for other in (self.ffn, self.drafter) if other)

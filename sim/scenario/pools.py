@@ -270,7 +270,9 @@ def why_plan_is_kept(system: AnySystem) -> str:
     if isinstance(system, AttentionFfn) and system.attention.drafts_apart:
         reason = "a search of both pools does not count the chips of its drafter; try a drafter on "
         return f"{reason}the attention pool"
-    return "" if isinstance(system, System | AttentionFfn) else "its members have plans of their own"
+    return (
+        "" if isinstance(system, System | AttentionFfn) else "its members have plans of their own"
+    )
 
 
 def pool_of(systems: Mapping[str, AnySystem], member: str) -> str | None:

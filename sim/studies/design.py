@@ -23,7 +23,6 @@ from sim.scenario.pools import key_path, plain_systems, why_plan_is_kept
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.scenario.sources import ScenarioSource, as_scenario
-from sim.scenario.system import System
 from sim.studies.bound import load_bound, near_best
 from sim.studies.capacity import SEARCH_FROM, Guess, capacity, load_to_beat, processes_for
 from sim.studies.capacity_result import SystemCapacity
