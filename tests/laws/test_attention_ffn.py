@@ -1,7 +1,10 @@
 """Attention and FFN pools: two resources that take turns, and the undivided system that they are without links."""
 
+import itertools
 import math
+from collections import Counter
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -29,7 +32,7 @@ from sim.reliability.failures import Failures, Faults
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.scenario import Scenario
 from sim.scenario.speculate import Draft, Speculate
-from sim.scenario.system import System
+from sim.scenario.system import Fleet, System
 from sim.serving.policy import Policies
 from sim.serving.service import serve
 from sim.serving.step_draws import StepDraws
@@ -284,6 +287,42 @@ def test_copies_are_those_of_the_ranks_with_a_token_of_its_experts(pools):
     assert sent[2][1] == pytest.approx(sent[1][1] / 2, rel=1e-12)
 
 
+def test_the_ffn_pool_takes_as_long_as_its_shard_with_most_experts(pools, make_chip, make_engine):
+    """Three tokens take 2 of 8 experts each: all 28^3 choices are equally likely."""
+    pairs = list(itertools.combinations(range(8), 2))
+    most = [
+        max(Counter(expert % 4 for expert in {*chain.from_iterable(chosen)}).values())
+        for chosen in itertools.product(pairs, repeat=3)
+    ]
+    made = pools(
+        EXPERTS, 1, NOTHING, expert=4, chip=make_chip(fp16=1e20), engine=vars(make_engine())
+    )
+    ((times, _),) = made.costs.step_layers(decodes_at(3, 40.0, 24, 1)).values()
+    assert times.ffn == pytest.approx(np.mean(most) * 3 * 64 * 128 * 2 / 1e9, rel=0.05)
+
+
+def test_the_ffn_pool_takes_as_long_as_its_shard_with_the_most_popular_experts(
+    pools, make_chip, make_engine
+):
+    """So many tokens that each shard has its expected share, and that computing takes longest."""
+    engine = vars(make_engine(moe_skew=1))
+    made = pools(EXPERTS, 1, NOTHING, expert=4, chip=make_chip(fp16=1e6), engine=engine)
+    (((_, block), (times, _)),) = made.costs.step_layers(decodes_at(4000, 40.0, 24, 1)).items()
+    popular = max(block.experts.chances(1.0)[shard::4].sum() for shard in range(4))
+    assert popular > 1.5 * 2 / 4
+    assert times.ffn == pytest.approx(4000 * popular * 2 * 3 * 64 * 128 / 1e6, rel=0.02)
+
+
+def test_weights_that_leave_the_attention_pool_make_room_for_the_kv_cache(
+    pools, make_deployment, make_chip, lossy
+):
+    """A quarter of the MLPs of four layers leaves each chip, which holds one head of K and V."""
+    chip = make_chip(fp16=1e10)
+    undivided = make_deployment(4, plan=Plan(tensor=4), chip=chip, engine=lossy)
+    room = pools({}).limits.kv_tokens - undivided.limits.kv_tokens
+    assert room * 4 * 2 * 16 * 2 == pytest.approx(4 * 24576 * 2 / 4, rel=0.05)
+
+
 def test_the_parts_of_a_model_are_the_model(make_model):
     model = make_model(**EXPERTS)
     parts = [model_part(model, pool) for pool in ("attention", "ffn")]
@@ -450,6 +489,14 @@ def test_a_fleet_of_pools_serves_all_requests(scenario):
     served = run(scenario).systems["two"]
     assert served.rows.finished.all()
     assert sum(member.chips for member in served.members.values()) == 12
+
+
+def test_a_fleet_of_one_pair_of_pools_is_the_pair(scenario):
+    systems = {**scenario.systems, "one": Fleet(fleet={"afd": 1})}
+    served = run(scenario.model_copy(update={"systems": systems})).systems
+    for column in ("admitted", "first_token", "last_token"):
+        alone, fleet = (getattr(served[name].rows, column) for name in ("afd", "one"))
+        assert alone.tobytes() == fleet.tobytes()
 
 
 def test_an_explanation_adds_up_with_the_numbers_of_both_pools(scenario):
