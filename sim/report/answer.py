@@ -205,7 +205,7 @@ def description(identity: Identity, with_model: bool) -> str:
         return ", ".join([*model, hardware(identity)])
     engine = marked_changed(plain, plain.hardware[1], "engine")
     parts = [hardware(identity), *model, engine, plain.weights]
-    return ", ".join([*parts, plain.plan.text, *filter(None, [speed_label(identity)])])
+    return ", ".join([*parts, plain.degrees, *filter(None, [speed_label(identity)])])
 
 
 def requests_text(load: OfferedLoad, kind: str | None) -> str:
