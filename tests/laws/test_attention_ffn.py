@@ -406,12 +406,14 @@ def test_energy_and_money_are_those_of_both_pools(scenario):
     assert served.costs.busy_share is None
     assert joules["idle"] * tokens == pytest.approx(6 * 2.0 * rows.elapsed, rel=1e-9)
     costs, (tally,) = member.deployment.costs, rows.tallies
-    inside = sum(
-        usage(part, own).link_bytes
+    used = [
+        usage(part, own)
         for part, own in zip((costs, costs.ffn), costs.pool_tallies(tally), strict=True)
-    )
-    between = 5e-9 * (inside + costs.sent(tally))
+    ]
+    between = 5e-9 * (sum(own.link_bytes for own in used) + costs.sent(tally))
     assert joules["links"] * tokens == pytest.approx(between, rel=1e-9)
+    read = 1e-9 * sum(own.nbytes["sram"] for own in used)
+    assert joules["memory"] * tokens == pytest.approx(read, rel=1e-9)
     # 50 tokens of each request, in each of 4 layers: 64 numbers, copies of 1 B and of 2 B
     copies = 4 * (1 - math.comb(6, 2) / math.comb(8, 2))
     assert costs.sent(tally) == pytest.approx(4 * (20 + 29) * 4 * 64 * copies * (1 + 2))
