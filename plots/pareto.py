@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from plots import series, style
 from plots.claims import listed
+from plots.frontier import SPEED_TOLERANCE
 from plots.series import Series
 from sim.results.labels import trimmed_number
 from sim.studies.sweep import Swept
@@ -121,6 +122,9 @@ def finding(lines: Sequence[Series]) -> str:
     beyond = [line.label for line in own_plans if top_speed(line) > limit]
     give = "give" if len(beyond) > 1 else "gives"
     text = f"Only {listed(beyond)} {give} a user more than {trimmed_number(limit)} token/s"
+    if limit > SPEED_TOLERANCE * top_speed(fastest):
+        both = listed([fastest.label, rival.label])
+        text = f"{both} give a user up to {trimmed_number(top_speed(fastest))} token/s"
     power = watts(lines)
     known = None not in rival.values(power) + fastest.values(power)
     divisor, unit = (power, "kW") if known else ("chips", "chip")
@@ -130,10 +134,18 @@ def finding(lines: Sequence[Series]) -> str:
     knee = next((v for v in speeds if most_tokens(rival_plans, divisor, v)[0] >= half > 0), None)
     if knee is None:
         return text
-    (low, other), (high, better) = sorted(
-        most_tokens(plans, divisor, knee) for plans in (own_plans, rival_plans)
+    ((low, other), lower), ((high, better), _) = sorted(
+        ((most_tokens(plans, divisor, knee), plans) for plans in (own_plans, rival_plans)),
+        key=lambda pair: pair[0],
     )
-    if low > 0:
+    # A point that does not keep up, but is drawn higher, would contradict the title.
+    drawn = [
+        tokens
+        for line in lower
+        for speed, tokens in zip(line.speeds, throughput(line, divisor), strict=True)
+        if speed >= SPEED_TOLERANCE * knee
+    ]
+    if low > 0 and max(drawn) < high:
         text += (
             f"; at {trimmed_number(knee)} token/s {better} makes {style.times(high / low)} "
             f"the tokens per {unit} of {other}"

@@ -202,7 +202,7 @@ def run_footnote(figure: Figure, summary: RunSummary, *more: str) -> None:
     systems = []
     for name, identity in summary.identities.items():
         plain = identity.plain
-        about = f", {plain.precision.weights} weights, plan {plain.plan.text}" if plain else ""
+        about = f", {plain.weights}, plan {plain.degrees}" if plain else ""
         label = system_label(name, identity)
         systems.append(FootnoteSystem(label, identity.model, hardware_text(identity) + about))
     write_footnote(figure, f"scenario {summary.scenario}, seed {summary.seed}", systems, more)

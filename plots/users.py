@@ -24,7 +24,7 @@ def draw(swept: Swept) -> Figure:
         series.plot(speed, line, users, line.speeds, line.hollow)
         series.plot(first, line, users, line.values("median_ttft_ms"), line.hollow)
         busy = busy_from(line)
-        if busy and 1 < busy <= max(users):
+        if busy and 1.5 <= busy <= max(users):
             for axis in (speed, first):
                 axis.axvline(busy, color=line.colour, ls=":", lw=1.2)
             first.annotate(
@@ -65,9 +65,10 @@ def busy_from(line: Series) -> float | None:
     """Return the number of users whose requests need all beats of a pipeline.
 
     An unloaded request takes T seconds and n beats, one for each token of its prompt and answer:
-    T / (n beat) users. None if the engine has no beat.
+    T / (n beat) users. None if the engine has no beat, or if parts of prompts are cached, since the
+    unloaded request has none.
     """
-    if not line.knows("beat.us"):
+    if not line.knows("beat.us") or line.values("cached_tokens")[0]:
         return None
     requests = line.values("completed")[0]
     prompt, output = (
@@ -94,7 +95,7 @@ def finding(lines: list[Series]) -> str:
     others = claims.multiples_of(best.label, {line.label: line.speeds[0] for line in able})
     named = [best, *[line for line in able if line.chips != best.chips][:1]]
     most = max(set.intersection(*[set(_waits(line)) for line in named]), default=None)
-    held = _beside(named, lambda line: f"{flat_until(line):,.0f} users")
+    held = _beside(named, lambda line: _users(flat_until(line)))
     wait = most and _beside(named, lambda line: style.duration(_waits(line)[most]))
     return claims.joined(
         f"{best.label}: {trimmed_number(best.speeds[0])} token/s for {fewest_users}"
@@ -102,6 +103,11 @@ def finding(lines: list[Series]) -> str:
         f"within 10 % of that up to {held}",
         f"with {most:,.0f} a first token takes {wait}" if most else "",
     )
+
+
+def _users(number: float) -> str:
+    """Return '1 user', '36 users'."""
+    return f"{number:,.0f} user{'s' if round(number) != 1 else ''}"
 
 
 def _waits(line: Series) -> dict[float, float]:

@@ -272,6 +272,7 @@ def capacity_command(
 ) -> None:
     """Find the highest request rate (or number of users) at which each system meets the SLO."""
     from sim.results.encoding import encode_summary
+    from sim.scenario.pools import why_plan_is_kept
     from sim.studies.capacity import capacity
     from sim.studies.design import best_plans
 
@@ -288,6 +289,9 @@ def capacity_command(
         save_capacity(own, out)
     best = {}
     if plans:
+        for name, system in own.scenario.systems.items():
+            if why := why_plan_is_kept(system):
+                note(f"{file}: systems.{name}: --plans tries no other plan: {why}")
         best = best_plans(own.scenario, attainment, requests, print_trial, own.systems, jobs)
     result = own.summary({name: plan.summary for name, plan in best.items()})
     if as_json:

@@ -190,6 +190,17 @@ class AttentionFfnCosts(Costs):
         )
         return a_token * sum(tokens * steps for tokens, steps in tally.batch_steps.items())
 
+    def link_bytes(self, tokens: int) -> Bytes:
+        """Return the bytes of a step on links. Those between the pools cross one cable."""
+        step = Tally()
+        step.batch_steps[tokens] = 1
+        pools = zip((self.collectives, self.ffn.collectives), self.pool_tallies(step), strict=True)
+        return self.sent(step) + sum(
+            count * links.link_bytes(part)
+            for links, tally in pools
+            for part, count in tally.batch_steps.items()
+        )
+
     def pool_tallies(self, tally: Tally) -> tuple[Tally, Tally]:
         """Return the tallies of both pools, attention first, with a step for each micro-batch."""
         beat = self.ffn.layout.engine.tokens_per_beat

@@ -142,7 +142,7 @@ def _part(row: Row, term: int) -> str:
     if isinstance(row.part, Block):
         return "experts" if row.part.experts else row.part.kind
     if row.part is None:
-        return "pools" if term == HOPS else "stage"
+        return {HOPS: "pools", OVERHEAD: "host"}.get(term, "stage")
     return row.part.cache if term == KV else row.part.name
 
 

@@ -18,10 +18,7 @@ def rising(ends: tuple[float, float] | None) -> tuple[float, float] | None:
     Raises: ValueError if the first is above the second.
     """
     if ends and ends[0] > ends[1]:
-        low, high = ends
-        raise ValueError(
-            f"got {low:g} to {high:g}; expected the lowest value first; try [{high:g}, {low:g}]"
-        )
+        raise ValueError("got the highest value first; expected the lowest; try to swap both")
     return ends
 
 

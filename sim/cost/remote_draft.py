@@ -250,6 +250,9 @@ class RemoteDraftCosts(Costs):
     def without_drafts(self, widths: tuple[int, ...] | None = None) -> Costs:
         return self.model.without_drafts(widths)
 
+    def link_bytes(self, tokens: int) -> Bytes:
+        return self.model.link_bytes(tokens)
+
     def step(self, work: Work) -> Step:
         time, growth, holds = self.line(work)
         return Step(np.array([time]), np.array([growth]), holds)

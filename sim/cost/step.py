@@ -19,7 +19,7 @@ from sim.cost.rows import IS_COLLECTIVE, StepRows
 from sim.cost.terms import HOPS, OVERHEAD, TIME, Array, Row, by_term
 from sim.cost.work import Work
 from sim.model.blocks import Block, Mixer
-from sim.units import Seconds
+from sim.units import Bytes, Seconds
 
 RowsOf = Callable[[int, int, Any], Iterator[Row]]
 
@@ -78,6 +78,13 @@ class Costs(StepRows):
         self._prompt_cores: dict[tuple[int, int], list[tuple[float, AttentionCore]]] = {}
         self._lines: dict[int, list[tuple[float, DecodeLine]]] = {}
         self._fixed: dict[tuple[int | None, ...], Seconds] = {}  # of `line`: all but attention
+
+    def link_bytes(self, tokens: int) -> Bytes:
+        """Return the bytes of a step, each counted on every cable that it crosses.
+
+        Left out: messages of a drafter.
+        """
+        return self.collectives.link_bytes(tokens)
 
     def without_drafts(self, widths: tuple[int, ...] | None = None) -> "Costs":
         """Return the costs without a drafter.

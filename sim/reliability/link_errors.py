@@ -41,9 +41,7 @@ class LinkErrors(Sourced):
 
         tokens: tokens of the step.
         """
-        return -math.expm1(
-            8 * costs.collectives.link_bytes(tokens) * math.log1p(-self.bit_error_rate)
-        )
+        return -math.expm1(8 * costs.link_bytes(tokens) * math.log1p(-self.bit_error_rate))
 
     def require_finite_retries(self, costs: Costs) -> None:
         """Check that a run can end.
@@ -53,9 +51,7 @@ class LinkErrors(Sourced):
         tokens = costs.layout.token_budget
         probability = self.step_error_probability(costs, tokens)
         if probability > MAX_ERROR_PROBABILITY:
-            half = math.log(2) / (
-                8 * costs.collectives.link_bytes(tokens)
-            )  # half of these steps fail
+            half = math.log(2) / (8 * costs.link_bytes(tokens))  # half of these steps fail
             reason = (
                 f"got {self.bit_error_rate:g}, at which {100 * probability:.4g} % of the steps of "
                 f"{tokens} token fail; expected at most {100 * MAX_ERROR_PROBABILITY:g} %; "

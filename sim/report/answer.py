@@ -204,11 +204,8 @@ def description(identity: Identity, with_model: bool) -> str:
     if plain is None:
         return ", ".join([*model, hardware(identity)])
     engine = marked_changed(plain, plain.hardware[1], "engine")
-    weights = plain.precision.weights
-    if plain.ffn:
-        weights = f"{weights} attention + {plain.ffn.weights} FFN"
-    parts = [hardware(identity), *model, engine, f"{weights} weights"]
-    return ", ".join([*parts, plain.plan.text, *filter(None, [speed_label(identity)])])
+    parts = [hardware(identity), *model, engine, plain.weights]
+    return ", ".join([*parts, plain.degrees, *filter(None, [speed_label(identity)])])
 
 
 def requests_text(load: OfferedLoad, kind: str | None) -> str:

@@ -34,7 +34,8 @@ def order_lines(summary: RunSummary) -> list[str]:
         lines.append(f"  {place}. {labels[name]}: {_times(system.ratio)} times{band}")
     places = {name: place for place, name in enumerate(order.systems, 1)}
     for better, other in order.swappable:
-        ends = [f"{of.key} at {of.at}" for of in order.depends_on if of.pair == (better, other)]
+        hinges = [of for of in order.depends_on if of.pair == (better, other)]
+        ends = [f"{of.key} at {of.at} instead of {of.value}" for of in hinges]
         by = f"one of these alone: {'; '.join(ends)}" if ends else "several numbers together"
         lines.append(f"Places {places[better]} and {places[other]} may be swapped by {by}.")
     if not order.swappable:

@@ -36,7 +36,7 @@ def point_table(swept: Swept, metrics: Sequence[str] = ()) -> Table:
         table.add_column(heading, justify="right")
     for row in rows.iter_rows(named=True):
         label = row.get("label") or row["system"]
-        values = [str(row[key]) for key in keys]
+        values = ["-" if row[key] is None else str(row[key]) for key in keys]
         if row["error"]:
             table.add_row(*values, label, "error", row["error"])
             continue

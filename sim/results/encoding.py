@@ -18,6 +18,8 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from sim.inputs.key_paths import JsonObject, JsonValue
 
 Kind = TypeVar("Kind")
@@ -55,7 +57,8 @@ def encode_summary(value: Any) -> Any:
         return {key: encode_summary(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [encode_summary(item) for item in value]
-    return value
+    # A table takes numpy's float64 for a text, although it is a float.
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def json_object(value: object) -> JsonObject:
@@ -119,7 +122,7 @@ def _encode_fields(value: Any) -> JsonObject:
     for codec in _codecs(kind):
         content = getattr(value, codec.name)
         if codec.custom:
-            data |= codec.custom.encode(codec.name, content)
+            data |= encode_summary(codec.custom.encode(codec.name, content))
         elif codec.whole:
             data |= {} if content is None else _encode_fields(content)
         elif content is not None or not codec.left_out:

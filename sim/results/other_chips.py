@@ -56,8 +56,13 @@ class FfnPoolIdentity(OtherChips):
     @property
     def text(self) -> str:
         """'4 x gb200, fp8, tensor 4 x pipeline 1, expert 4'."""
-        degrees = f"tensor {self.plan.tensor} x pipeline {self.plan.pipeline}"
-        return f"{self.chips} x {self.chip}, {self.weights}, {degrees}, expert {self.plan.expert}"
+        return f"{self.chips} x {self.chip}, {self.weights}, {self.degrees}"
+
+    @property
+    def degrees(self) -> str:
+        """'tensor 4 x pipeline 1, expert 4'."""
+        plan = self.plan
+        return f"tensor {plan.tensor} x pipeline {plan.pipeline}, expert {plan.expert}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -251,6 +251,21 @@ class SystemIdentity:
         return " + ".join(chips), " + ".join((self.engine, *(o.engine for o in self.others)))
 
     @property
+    def weights(self) -> str:
+        """'fp4 weights', or with an FFN pool 'bf16 attention + fp4 FFN weights'."""
+        own = self.precision.weights
+        return f"{own} attention + {self.ffn.weights} FFN weights" if self.ffn else f"{own} weights"
+
+    @property
+    def degrees(self) -> str:
+        """'8 x 72 x 1', or with an FFN pool the degrees of both pools and their micro-batches."""
+        if self.ffn is None:
+            return self.plan.text
+        own = f"tensor {self.plan.tensor} x attention data {self.plan.attention_data}"
+        turns = f"{self.ffn.micro_batches} micro-batch{'es' * (self.ffn.micro_batches > 1)}"
+        return f"attention {own}; FFN {self.ffn.degrees}; {turns}"
+
+    @property
     def others(self) -> tuple[FfnPoolIdentity | DrafterIdentity, ...]:
         """The chips of other kinds: an FFN pool, and a drafter; empty without."""
         return tuple(other for other in (self.ffn, self.drafter) if other)

@@ -17,7 +17,7 @@ from sim.scenario.system import Shown, System
 from sim.serving.policy import Router, ring
 
 # Keys that neither pool simulates. The FFN pool refuses all keys but FFN_KEYS.
-REFUSED = ("link_errors", "network")
+REFUSED = ("network",)
 FFN_KEYS = (
     "chip",
     "chips",
@@ -51,7 +51,8 @@ class AttentionFfn(Shown):
 
     The options of the scheduler are those of `attention`. Several copies make a `fleet`.
     At chip fidelity the visits to the pools follow from the queues of chips and links.
-    `attention.fidelity` applies to both pools.
+    `attention.fidelity` and `attention.link_errors` apply to both pools, and to the links between
+    them. A message between the pools crosses one cable.
     An outage of `ffn` stops all steps, and the attention pool keeps its sequences. An outage of
     `attention` stops one rank, whose number is `replica`. The sequences of other ranks go on.
     The drafter of `attention.speculate` is on the attention pool, or on a third kind of chips. A
@@ -151,17 +152,17 @@ def _require_simulated(pool: str, system: System) -> None:
     for key in refused:
         if (value := getattr(system, key)) not in (None, (), 0.0, False):
             got = "a mapping" if isinstance(value, Value) else quoted_value(value)
+            got = getattr(value, "id", got)
             reason = f"got {got}; expected none, because it is not simulated in the {pool} pool"
             raise error_at_path((key,), value, f"{reason}; try leaving {key} out")
     _require_simulated_plan(pool, system.plan)
-    problems = {
-        "policy": ("ring", "continuous") if system.policies.batching is ring else None,
-        "routing": ("sampled", "expected") if system.routing == "sampled" else None,
-    }
-    for key, problem in problems.items():
-        if problem:
-            reason = f"got {problem[0]}; expected {problem[1]} in the {pool} pool; "
-            raise error_at_path((key,), problem[0], f"{reason}try {key}: {problem[1]}")
+    if system.policies.batching is ring:
+        reason = "got ring; expected continuous, since pools have no ring of beats; "
+        raise error_at_path(("policy",), "ring", f"{reason}try policy: continuous")
+    if system.routing == "sampled":
+        reason = "got sampled; expected mean loads of experts, since all micro-batches of a step "
+        reason += "take equal times; try leaving routing out"
+        raise error_at_path(("routing",), "sampled", reason)
 
 
 def _require_simulated_plan(pool: str, plan: Plan) -> None:

@@ -263,6 +263,18 @@ def _with_those_in_place(systems: Mapping[str, AnySystem]) -> dict[str, AnySyste
     return own
 
 
+def why_plan_is_kept(system: AnySystem) -> str:
+    """Return why `capacity --plans` tries no other plan of a system, and what to try; or ''."""
+    if isinstance(system, Pools):
+        return "its pools keep their plans; try copies: {search: capacity, chips: 64}"
+    if isinstance(system, AttentionFfn) and system.attention.drafts_apart:
+        reason = "a search of both pools does not count the chips of its drafter; try a drafter on "
+        return f"{reason}the attention pool"
+    return (
+        "" if isinstance(system, System | AttentionFfn) else "its members have plans of their own"
+    )
+
+
 def pool_of(systems: Mapping[str, AnySystem], member: str) -> str | None:
     """Return 'prefill' for the member 'pd.prefill' of pools; None for other members."""
     return None if member in systems else member.rsplit(".", 1)[1]

@@ -19,11 +19,10 @@ from sim.planning.search import smallest_plan, stage_shapes
 from sim.results.capacity_summary import BestDegrees, BestPlanSummary
 from sim.results.system_identity import max_goodput
 from sim.scenario.attention_ffn import AttentionFfn
-from sim.scenario.pools import AnySystem, key_path, plain_systems
+from sim.scenario.pools import key_path, plain_systems, why_plan_is_kept
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.scenario.sources import ScenarioSource, as_scenario
-from sim.scenario.system import System
 from sim.studies.bound import load_bound, near_best
 from sim.studies.capacity import SEARCH_FROM, Guess, capacity, load_to_beat, processes_for
 from sim.studies.capacity_result import SystemCapacity
@@ -222,24 +221,18 @@ def best_plans(
     sizes, and another number of micro-batches.
     own: capacities of the systems with their own plans, which are not simulated again; or None.
     jobs: as in `capacity`.
-    Left out: fleets, whose members are searched alone; systems whose plan was searched already;
-    plans that leave chips unused; pools with a drafter on other chips.
+    Left out: systems whose plan was searched already; plans that leave chips unused; fleets, and
+    other systems of `why_plan_is_kept`.
     Raises: UserError if there is no SLO or no load to vary; PlanError if no plan of a system fits.
     """
     known = {
         name: (name, own[name] if own else None)
         for name, system in scenario.systems.items()
-        if name not in scenario.searches and _plans_vary(system)
+        if name not in scenario.searches and not why_plan_is_kept(system)
     }
     search = partial(_best_of, scenario, attainment, requests, progress)
     results = results_of(search, known, processes_for(jobs, requests))
     return {name: best for name, best in results.items() if best}
-
-
-def _plans_vary(system: AnySystem) -> bool:
-    """Return whether other plans of a system are tried."""
-    pools = isinstance(system, AttentionFfn) and not system.attention.drafts_apart
-    return pools or isinstance(system, System)
 
 
 def _best_of(

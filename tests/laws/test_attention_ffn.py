@@ -1,7 +1,10 @@
 """Attention and FFN pools: two resources that take turns, and the undivided system that they are without links."""
 
+import itertools
 import math
+from collections import Counter
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -29,7 +32,7 @@ from sim.reliability.failures import Failures, Faults
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.scenario import Scenario
 from sim.scenario.speculate import Draft, Speculate
-from sim.scenario.system import System
+from sim.scenario.system import Fleet, System
 from sim.serving.policy import Policies
 from sim.serving.service import serve
 from sim.serving.step_draws import StepDraws
@@ -284,6 +287,42 @@ def test_copies_are_those_of_the_ranks_with_a_token_of_its_experts(pools):
     assert sent[2][1] == pytest.approx(sent[1][1] / 2, rel=1e-12)
 
 
+def test_the_ffn_pool_takes_as_long_as_its_shard_with_most_experts(pools, make_chip, make_engine):
+    """Three tokens take 2 of 8 experts each: all 28^3 choices are equally likely."""
+    pairs = list(itertools.combinations(range(8), 2))
+    most = [
+        max(Counter(expert % 4 for expert in {*chain.from_iterable(chosen)}).values())
+        for chosen in itertools.product(pairs, repeat=3)
+    ]
+    made = pools(
+        EXPERTS, 1, NOTHING, expert=4, chip=make_chip(fp16=1e20), engine=vars(make_engine())
+    )
+    ((times, _),) = made.costs.step_layers(decodes_at(3, 40.0, 24, 1)).values()
+    assert times.ffn == pytest.approx(np.mean(most) * 3 * 64 * 128 * 2 / 1e9, rel=0.05)
+
+
+def test_the_ffn_pool_takes_as_long_as_its_shard_with_the_most_popular_experts(
+    pools, make_chip, make_engine
+):
+    """So many tokens that each shard has its expected share, and that computing takes longest."""
+    engine = vars(make_engine(moe_skew=1))
+    made = pools(EXPERTS, 1, NOTHING, expert=4, chip=make_chip(fp16=1e6), engine=engine)
+    (((_, block), (times, _)),) = made.costs.step_layers(decodes_at(4000, 40.0, 24, 1)).items()
+    popular = max(block.experts.chances(1.0)[shard::4].sum() for shard in range(4))
+    assert popular > 1.5 * 2 / 4
+    assert times.ffn == pytest.approx(4000 * popular * 2 * 3 * 64 * 128 / 1e6, rel=0.02)
+
+
+def test_weights_that_leave_the_attention_pool_make_room_for_the_kv_cache(
+    pools, make_deployment, make_chip, lossy
+):
+    """A quarter of the MLPs of four layers leaves each chip, which holds one head of K and V."""
+    chip = make_chip(fp16=1e10)
+    undivided = make_deployment(4, plan=Plan(tensor=4), chip=chip, engine=lossy)
+    room = pools({}).limits.kv_tokens - undivided.limits.kv_tokens
+    assert room * 4 * 2 * 16 * 2 == pytest.approx(4 * 24576 * 2 / 4, rel=0.05)
+
+
 def test_the_parts_of_a_model_are_the_model(make_model):
     model = make_model(**EXPERTS)
     parts = [model_part(model, pool) for pool in ("attention", "ffn")]
@@ -317,6 +356,20 @@ def test_flops_and_bytes_are_those_of_the_undivided_system_and_turns_read_weight
     read = [sum(part.nbytes["sram"] for part in parts) for parts in (once, thrice)]
     assert read[0] == pytest.approx(whole.nbytes["sram"], rel=1e-12)
     assert read[1] > 1.5 * read[0]
+
+
+def test_links_carry_the_bytes_of_the_undivided_system_and_all_tokens_in_each_layer(
+    pools, make_deployment, make_model, make_chip, lossy
+):
+    """Two collectives of two micro-batches have the bytes of one of all tokens."""
+    undivided = make_deployment(
+        4, plan=Plan(tensor=4), model=make_model(), chip=make_chip(fp16=1e10), engine=lossy
+    )
+    for micro_batches in (1, 2):
+        costs = pools({}, micro_batches, LayerTransfer(bandwidth=1e9, out="fp8")).costs
+        hidden, layers = costs.layout.model.hidden_size, sum(costs.layer_kinds.values())
+        between = 12 * layers * hidden * (1 + 2)  # B a number out, and back
+        assert costs.link_bytes(12) == pytest.approx(undivided.costs.link_bytes(12) + between)
 
 
 @pytest.fixture(scope="module")
@@ -353,12 +406,14 @@ def test_energy_and_money_are_those_of_both_pools(scenario):
     assert served.costs.busy_share is None
     assert joules["idle"] * tokens == pytest.approx(6 * 2.0 * rows.elapsed, rel=1e-9)
     costs, (tally,) = member.deployment.costs, rows.tallies
-    inside = sum(
-        usage(part, own).link_bytes
+    used = [
+        usage(part, own)
         for part, own in zip((costs, costs.ffn), costs.pool_tallies(tally), strict=True)
-    )
-    between = 5e-9 * (inside + costs.sent(tally))
+    ]
+    between = 5e-9 * (sum(own.link_bytes for own in used) + costs.sent(tally))
     assert joules["links"] * tokens == pytest.approx(between, rel=1e-9)
+    read = 1e-9 * sum(own.nbytes["sram"] for own in used)
+    assert joules["memory"] * tokens == pytest.approx(read, rel=1e-9)
     # 50 tokens of each request, in each of 4 layers: 64 numbers, copies of 1 B and of 2 B
     copies = 4 * (1 - math.comb(6, 2) / math.comb(8, 2))
     assert costs.sent(tally) == pytest.approx(4 * (20 + 29) * 4 * 64 * copies * (1 + 2))
@@ -436,6 +491,14 @@ def test_a_fleet_of_pools_serves_all_requests(scenario):
     served = run(scenario).systems["two"]
     assert served.rows.finished.all()
     assert sum(member.chips for member in served.members.values()) == 12
+
+
+def test_a_fleet_of_one_pair_of_pools_is_the_pair(scenario):
+    systems = {**scenario.systems, "one": Fleet(fleet={"afd": 1})}
+    served = run(scenario.model_copy(update={"systems": systems})).systems
+    for column in ("admitted", "first_token", "last_token"):
+        alone, fleet = (getattr(served[name].rows, column) for name in ("afd", "one"))
+        assert alone.tobytes() == fleet.tobytes()
 
 
 def test_an_explanation_adds_up_with_the_numbers_of_both_pools(scenario):

@@ -72,6 +72,17 @@ def test_without_transfers_and_turns_two_pools_are_the_undivided_system(drafted,
     assert draft_gain(pools, 50.0).speedup == pytest.approx(draft_gain(undivided, 50.0).speedup)
 
 
+def test_without_its_drafts_the_pools_are_those_that_have_none(drafted, parts):
+    own = replace(parts[0], speculation=None)
+    plain = deploy_with_ffn(
+        own, parts[1], PoolSharing(2, TRANSFER), LENGTHS, (LIMITS, LimitOverrides())
+    )
+    for sequences in (1, 5, 8):
+        work = decodes_at(sequences, 30.0, None)
+        time, _, _ = drafted(groups=2).costs.without_drafts().line(work)
+        assert time == pytest.approx(plain.costs.line(work)[0], rel=1e-12)
+
+
 @pytest.mark.parametrize("micro_batches", [1, 3])
 def test_a_drafter_and_a_link_that_take_no_time_leave_the_verification(
     drafted, parts, make_chip, make_engine, micro_batches

@@ -9,7 +9,11 @@ import pytest
 from sim import PlanError, read, run
 from sim.chipsim.exceptions import Irregularities
 from sim.chipsim.machine import machine_factory
+from sim.chipsim.visits import visit_factory
+from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.plan import Plan
+from sim.planning.attention_ffn import PoolSharing, deploy_with_ffn
+from sim.planning.deployment import DeploymentParts, LimitOverrides
 from sim.reliability.link_errors import LinkErrors, LinkErrorSampler, expected_retries
 from sim.serving.policy import Policies
 from sim.serving.replica_config import Outage, PoolOutages, ReplicaConfig
@@ -20,17 +24,23 @@ KINDS = {
     "tensor": (2, Plan(tensor=2)),
     "piped": (3, Plan(pipeline=3)),
     "both": (6, Plan(tensor=2, pipeline=3)),
+    "pools": (2, Plan(tensor=2)),  # attention, with an FFN pool like it
 }
 
 
 @pytest.fixture(scope="module")
-def spoilt(make_deployment):
+def spoilt(make_deployment, make_model, make_chip, make_engine):
     """A replica of a kind whose steps of one token are spoilt with a chance, and its deployment."""
     deployments = {kind: make_deployment(chips, plan=plan) for kind, (chips, plan) in KINDS.items()}
+    chips, plan = KINDS["pools"]
+    pool = DeploymentParts(make_model(), make_chip(), chips, make_engine(), plan)
+    sharing = PoolSharing(2, LayerTransfer(bandwidth=1e9, latency=1e-6))
+    limits = LimitOverrides(token_budget=16), LimitOverrides()
+    deployments["pools"] = deploy_with_ffn(pool, pool, sharing, (64, 32), limits)
 
     def build(kind, chance, seed=0, restart=0.0, **options):
         deployment = deployments[kind]
-        rate = -math.expm1(math.log1p(-chance) / (8 * deployment.costs.collectives.link_bytes(1)))
+        rate = -math.expm1(math.log1p(-chance) / (8 * deployment.costs.link_bytes(1)))
         errors = LinkErrors(bit_error_rate=rate, restart=restart)
         error_sampler = LinkErrorSampler(errors, deployment.costs, [seed])
         return replace(
@@ -112,10 +122,10 @@ def test_chips_as_processes_make_the_same_steps_again(spoilt, kind):
     setup, _ = spoilt(kind, 0.05, restart=2e-6)
     stages = served(setup, asked(4, users=1))
     setup, _ = spoilt(kind, 0.05, restart=2e-6)
-    chips = served(
-        replace(setup, machine=machine_factory(setup.costs, [Irregularities()], [0])),
-        asked(4, users=1),
-    )
+    machine = machine_factory(setup.costs, [Irregularities()], [0])
+    if kind == "pools":
+        machine = visit_factory(setup.costs, (Irregularities(), Irregularities()), [0])
+    chips = served(replace(setup, machine=machine), asked(4, users=1))
     assert chips.replays == stages.replays != [0]
     np.testing.assert_allclose(chips.last_token, stages.last_token, rtol=1e-9)
     assert chips.traffic[0].messages > 0

@@ -299,6 +299,8 @@ def test_a_pipeline_is_busy_where_twice_the_users_get_no_more(tmp_path):
     assert fuller < 1.1 * full
     assert users.busy_from(lpu) == pytest.approx(full / alone, rel=0.2)
     assert users.busy_from(card) is None
+    cached = lpu.table.with_columns(cached_tokens=polars.lit(1))
+    assert users.busy_from(replace(lpu, table=cached)) is None
 
 
 def test_the_frontier_is_throughput_over_speed_by_chip_and_by_kilowatt(swept):
@@ -347,8 +349,20 @@ def test_the_frontier_tells_chips_beside_other_chips_from_chips_alone():
     assert "times" not in title
 
 
+def test_no_point_that_is_drawn_contradicts_the_title_of_the_frontier():
+    """At 200 token/s 'full' has more tokens than 'both', but does not keep up."""
+    full = pareto_line("full", 8, [300, 200], [8, 400], verdicts=["STABLE", "BACKLOGGED"])
+    title = pareto.finding([full, pareto_line("both", 8, [299, 200], [20, 160], ffn=4)])
+    assert title == "full and both give a user up to 300 token/s"
+
+
 def pareto_line(
-    label: str, chips: int, speeds: list[float], tokens: list[float], ffn: int | None = None
+    label: str,
+    chips: int,
+    speeds: list[float],
+    tokens: list[float],
+    ffn: int | None = None,
+    verdicts: list[str] | None = None,
 ) -> series.Series:
     """A line of a sweep whose chips draw 100 W each. ffn: how many of them are an FFN pool."""
     table = polars.DataFrame(
@@ -357,7 +371,7 @@ def pareto_line(
             "ffn.chip": ["other"] * len(speeds),
             "ffn.chips": [ffn] * len(speeds),
             "chips": [chips] * len(speeds),
-            "verdict": ["STABLE"] * len(speeds),
+            "verdict": verdicts or ["STABLE"] * len(speeds),
             "median_tpot_ms": [1000 / speed for speed in speeds],
             "output_throughput": tokens,
             "typical_watts": [100.0 * chips] * len(speeds),

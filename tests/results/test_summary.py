@@ -2,7 +2,9 @@
 
 import io
 import json
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -13,7 +15,7 @@ from sim.report.tables import comparison
 from sim.results.encoding import decode_summary, encode_summary
 from sim.results.plan_summary import PlanSummary
 from sim.results.saving import load_result, save_result
-from sim.results.statistics import LATENCIES, Latency
+from sim.results.statistics import LATENCIES, Latency, LatencyField, Statistics
 from sim.results.summary import RunSummary
 from sim.studies.compare import compare_runs
 from sim.studies.sweep import sweep
@@ -104,3 +106,18 @@ def printed(table):
     console = Console(width=200, file=io.StringIO())
     console.print(table)
     return console.file.getvalue()
+
+
+@dataclass(frozen=True)
+class Gaps:
+    rate: float
+    itl: LatencyField
+
+
+def test_numbers_of_numpy_become_numbers_of_python():
+    """The table of a sweep would take them for texts, and a figure could not add them."""
+    data = encode_summary(Gaps(np.float64(2), Statistics({"mean": np.float64(1)})))
+    assert {key: type(value) for key, value in data.items()} == {
+        "rate": float,
+        "mean_itl_ms": float,
+    }

@@ -5,7 +5,7 @@ import pytest
 import sim
 from sim.results.encoding import json_object
 from sim.scenario.outages import failing_units
-from sim.scenario.pools import owned_chips
+from sim.scenario.pools import owned_chips, why_plan_is_kept
 from sim.studies.accounts import total_capex
 from sim.studies.explaining import explain
 from sim.studies.run import plan, run
@@ -141,6 +141,11 @@ def test_explanation_and_sensitivity_know_all_three_parts(scenario):
         single_request_metrics(scenario, "named", moved.moved_to(end)) for end in moved.ends
     )
     assert low["tpot"] < high["tpot"]
+
+
+def test_other_plans_of_pools_are_tried_unless_a_drafter_is_on_other_chips(scenario):
+    assert not why_plan_is_kept(scenario.systems["plain"])
+    assert "the chips of its drafter; try" in why_plan_is_kept(scenario.systems["named"])
 
 
 def test_the_layer_of_a_plan_is_that_of_one_group(scenario):

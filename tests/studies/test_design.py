@@ -121,13 +121,17 @@ def test_the_command_prints_both_plans(sramsim, tmp_path):
         "workload: {kind: poisson, rate: 1 request/s, requests: 100, prompt: 200 token, output: "
         "20 token}",
         "slo: {ttft: 2 s, tpot: 100 ms}",
-        "systems: {two: {chip: h100-sxm, chips: 2, engine: vllm, plan: {tensor: 2}}}",
+        "systems:",
+        "  two: {chip: h100-sxm, chips: 2, engine: vllm, plan: {tensor: 2}}",
+        "  pair: {fleet: {two: 1}}",
     ]
     path = tmp_path / "mine.yaml"
     path.write_text("\n".join(lines))
-    status, out, _ = sramsim("capacity", str(path), "--plans", "--requests", "200", "--json")
+    status, out, notes = sramsim("capacity", str(path), "--plans", "--requests", "200", "--json")
     system = json.loads(out)["systems"]["two"]
     assert status == 0
+    assert "systems.pair: --plans tries no other plan: its members have plans of" in notes
+    assert "best" not in json.loads(out)["systems"]["pair"]
     assert {"plan", "max_goodput_rate", "attainment"} <= system["best"].keys()
     assert system["best"]["max_goodput_rate"] >= 0.97 * system["max_goodput_rate"]
     status, out, _ = sramsim("capacity", str(path), "--plans", "--requests", "200")

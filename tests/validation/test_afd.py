@@ -30,7 +30,7 @@ def test_no_number_is_fitted_and_half_of_the_errors_are_below_a_tenth(errors):
     assert {row.status for row in rows.points} == {"tested", "listed"}
     listed = sum("-light-" in name or "-exposed-" in name for name in errors)
     assert rows.metrics["tpot"].n == len(errors) - listed == 50
-    assert rows.median_ape < 6
+    assert rows.median_ape < 4
 
 
 def test_the_best_ratio_is_the_measured_one_and_all_ratios_are_within_15_percent():
@@ -46,10 +46,10 @@ def test_the_best_ratio_is_the_measured_one_and_all_ratios_are_within_15_percent
     assert all(abs(error) < 0.15 for error in of_scored)
 
 
-def test_longer_and_shorter_contexts_are_within_a_sixth(errors):
-    """At 64k and 128k with few trays, the measured attention reads more than 8 TB/s."""
+def test_all_contexts_are_within_15_percent(errors):
+    """At 64k with few trays, the KV cache alone is read at more than Azure's 7.35 TB/s."""
     others = {name: error for name, error in errors.items() if name.startswith("fastafd")}
-    assert all(abs(error) < 1 / 6 for name, error in others.items() if "light" not in name)
+    assert all(abs(error) < 0.15 for name, error in others.items() if "light" not in name)
     kv = (
         12 * 65536 * 2 * 4 * 128 * 2 * 94
     )  # sequences x positions x 2 x heads x width x 2 B x layers
@@ -69,7 +69,7 @@ def test_the_figure_of_ratios_has_the_measured_points_beside_both_lines():
         "At 16,384 tokens 5 to 1 was measured as the best ratio; experts' kernels"
         in title.replace("\n", " ")
     )
-    assert "as timed alone give 5 to 1, the speed of light 12 to 1" in title.replace("\n", " ")
+    assert "as timed alone give 5 to 1, the speed of light 11 to 1" in title.replace("\n", " ")
     assert len(figure.axes) == 3
     (panel,) = (panel for panel in panels if panel.context == 16384 and panel.light)
     points, light, kernels, ordinary = figure.axes[0].lines
