@@ -58,7 +58,10 @@ def draw(visits: LayerVisits) -> Figure:
     if count > 1:
         style.legend(axis, entries)
     style.title(figure, finding(visits), key_rows=int(count > 1))
-    figure.supxlabel(visits.identity, fontsize=7, color="#555555", ha="left", x=0.01)
+    text = visits.identity
+    if visits.cycle.overlapped_us:
+        text += "; gaps between FFN and link back: collectives, while the FFN chips compute others"
+    figure.supxlabel(text, fontsize=7, color="#555555", ha="left", x=0.01)
     return figure
 
 

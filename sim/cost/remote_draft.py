@@ -5,7 +5,7 @@ the number of accepted ones crosses back. Two micro-batches take turns: the draf
 them while the model works for the other one. A scenario calls their number `groups`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import NamedTuple
@@ -221,9 +221,8 @@ class RemoteDraftCosts(Costs):
     model: the costs of verification: on stages, or on an attention pool and an FFN pool. There a
     micro-batch of drafts is cut again, into the parts that take turns on the pools.
 
-    Left out: two micro-batches of drafts that share these pools. One passes them after the other.
-    Left out: the overlap of a step with the next one when prompts join; micro-batches that overlap
-    in the stages of a drafter. A single sequence is one micro-batch.
+    Left out: two micro-batches of drafts that share these pools, or the stages of a drafter; the
+    overlap of a step with the next one when prompts join. A single sequence is one micro-batch.
     """
 
     def __init__(self, model: Costs, drafter: Layout, link: DraftLink, micro_batches: int) -> None:
@@ -246,6 +245,10 @@ class RemoteDraftCosts(Costs):
         """Return the costs with fewer attention ranks of the model. The drafter is whole."""
         assert isinstance(self.model, AttentionFfnCosts)
         return self.on(self.model.on_ranks(ranks), self.remote.layout)
+
+    def with_drawn_experts(self, seed: Sequence[int]) -> "RemoteDraftCosts":
+        """Return the costs with drawn experts of the model. A step must be one micro-batch."""
+        return self.on(self.model.with_drawn_experts(seed), self.remote.layout)
 
     def without_drafts(self, widths: tuple[int, ...] | None = None) -> Costs:
         return self.model.without_drafts(widths)

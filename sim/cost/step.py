@@ -86,6 +86,10 @@ class Costs(StepRows):
         """
         return self.collectives.link_bytes(tokens)
 
+    def with_drawn_experts(self, seed: Sequence[int]) -> "Costs":
+        """Return the costs of steps whose experts are drawn. seed: of all streams."""
+        return Costs(self.layout, seed)
+
     def without_drafts(self, widths: tuple[int, ...] | None = None) -> "Costs":
         """Return the costs without a drafter.
 

@@ -5,8 +5,9 @@ order_lines(summary)  # nothing unless the scenario has `order_by`
 
 from sim.report.answer import short_ratio
 from sim.results.labels import system_labels
-from sim.results.ordering import OrderKey
+from sim.results.ordering import Hinge, OrderKey
 from sim.results.summary import RunSummary
+from sim.units import format_quantity, si_quantity
 
 # The measure, of which more is better, and the cost from which it follows.
 ORDER_WORDS: dict[OrderKey, tuple[str, str]] = {
@@ -35,7 +36,7 @@ def order_lines(summary: RunSummary) -> list[str]:
     places = {name: place for place, name in enumerate(order.systems, 1)}
     for better, other in order.swappable:
         hinges = [of for of in order.depends_on if of.pair == (better, other)]
-        ends = [f"{of.key} at {of.at} instead of {of.value}" for of in hinges]
+        ends = [f"{of.key} at {of.at} instead of {_written(of)}{_basis(of)}" for of in hinges]
         by = f"one of these alone: {'; '.join(ends)}" if ends else "several numbers together"
         lines.append(f"Places {places[better]} and {places[other]} may be swapped by {by}.")
     if not order.swappable:
@@ -44,6 +45,17 @@ def order_lines(summary: RunSummary) -> list[str]:
         names = ", ".join(labels[name] for name in order.left_out)
         lines.append(f"Left out, because {known} are not known: {names}.")
     return lines
+
+
+def _written(hinge: Hinge) -> str:
+    """Return the value of a number with the unit of its ends: '19.7 us' beside '38 us'."""
+    end = si_quantity(hinge.at)
+    return format_quantity(float(hinge.value), end[1]) if end else hinge.value
+
+
+def _basis(hinge: Hinge) -> str:
+    """Return ' (assumed)', ' (fitted)', or ''."""
+    return f" ({hinge.basis})" if hinge.basis else ""
 
 
 def _times(ratio: float) -> str:

@@ -31,6 +31,7 @@ class Hinge:
 
     key: file and key, such as 'rubin-r200: power.idle'. value, ends: as written.
     at: the end at which it reverses them. pair: the two systems, the better one first.
+    basis: 'assumed' or 'fitted'; '' if the source is another one, or the scenario.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Hinge:
     ends: Annotated[tuple[str, str], Key("range")]
     at: str
     pair: tuple[str, str]
+    basis: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -152,7 +152,7 @@ def _require_simulated(pool: str, system: System) -> None:
     for key in refused:
         if (value := getattr(system, key)) not in (None, (), 0.0, False):
             got = "a mapping" if isinstance(value, Value) else quoted_value(value)
-            got = getattr(value, "id", got)
+            got = value.id if isinstance(value, Model) else got
             reason = f"got {got}; expected none, because it is not simulated in the {pool} pool"
             raise error_at_path((key,), value, f"{reason}; try leaving {key} out")
     _require_simulated_plan(pool, system.plan)

@@ -182,9 +182,9 @@ def _what_speculation_obeys(scenario: ScenarioKeys) -> None:
                 apart and scenario.by_chip(name),
                 "drafts on other chips are not simulated there; try fidelity: stage",
             ),
-            "routing: sampled": (
-                apart and system.routing == "sampled",
-                "drafts on other chips are not simulated with it; try routing: expected",
+            "routing: sampled with groups: 2": (
+                system.routing == "sampled" and system.speculate.draft.groups > 1,
+                "both groups take equal times; try groups: 1, or routing: expected",
             ),
         }
         for key, (has, why) in problems.items():

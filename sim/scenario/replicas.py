@@ -156,10 +156,11 @@ def replica_costs(scenario: Scenario, name: str, member: Member, first: int) -> 
     Where experts are sampled, each replica has a stream of its own, which begins with the run.
     first: number of the first replica in its fleet.
     """
+    costs = member.deployment.costs
     if scenario.plain(name).routing == "expected":
-        return [member.deployment.costs] * member.replicas
+        return [costs] * member.replicas
     seeds = (stream_seed(scenario.seed, "experts", first + n) for n in range(member.replicas))
-    return [Costs(member.deployment.layout, seed) for seed in seeds]
+    return [costs.with_drawn_experts(seed) for seed in seeds]
 
 
 def _pool_outages(system: System | AttentionFfn, replicas: int) -> list[PoolOutages | None]:

@@ -84,7 +84,15 @@ def order_of(scenario: Scenario, by: OrderKey) -> Ordering:
 
 def _hinge(shared: SharedNumber, end: str, pair: tuple[str, str]) -> Hinge:
     number = shared.number
-    return Hinge(key=shared.text, value=number.value, ends=number.ends, at=end, pair=pair)
+    basis = number.source.partition(":")[0]
+    return Hinge(
+        key=shared.text,
+        value=number.value,
+        ends=number.ends,
+        at=end,
+        pair=pair,
+        basis=basis if basis in ("assumed", "fitted") else "",
+    )
 
 
 def _band(

@@ -72,6 +72,32 @@ def test_without_transfers_and_turns_two_pools_are_the_undivided_system(drafted,
     assert draft_gain(pools, 50.0).speedup == pytest.approx(draft_gain(undivided, 50.0).speedup)
 
 
+def test_drawn_experts_of_a_model_are_those_of_the_model_alone(parts, serve_on):
+    """The drafter and the link add the same time to each step. A leap has the same draws."""
+    whole = (parts[0], LIMITS), (parts[2], LIMITS), DraftExchange(SLOW), LENGTHS
+    deployment, work = deploy_with_drafter(*whole), decodes_at(3, 30.0, None, 4)
+    drawn, alone = (
+        costs.with_drawn_experts([7]) for costs in (deployment.costs, deployment.costs.model)
+    )
+    times = [(drawn.line(work), alone.line(work)[0]) for _ in range(20)]
+    more = deployment.costs.line(work)[0] - deployment.costs.model.line(work)[0]
+    assert [line[0] for line, _ in times] == pytest.approx([time + more for _, time in times])
+    assert len({time for _, time in times}) > 1
+    assert {holds for (_, _, holds), _ in times} == {1}
+    requests = [(0.001 * n, 5 + n % 7, 20 + 9 * (n % 5)) for n in range(12)]
+    leap, step = (
+        serve_on(
+            replace(deployment, costs=deployment.costs.with_drawn_experts([7])),
+            requests,
+            leap=leap,
+            draws=StepDraws((0.8, 0.5, 0.3), seed=3),
+            limits=replace(deployment.limits, kv_tokens=300),
+        )
+        for leap in (True, False)
+    )
+    assert leap.last_token == pytest.approx(step.last_token, rel=1e-11)
+
+
 def test_without_its_drafts_the_pools_are_those_that_have_none(drafted, parts):
     own = replace(parts[0], speculation=None)
     plain = deploy_with_ffn(

@@ -27,6 +27,7 @@ REFUSED = {
     f"attention.speculate={DRAFTS.replace('{chip: gb200, chips: 1, engine: ideal}', 'none')}": "attention.speculate.draft.system: 'none' is no system",
     "attention.link_errors={bit_error_rate: 1e-4}": "attention.link_errors.bit_error_rate: got 0.0001",
     "ffn.link_errors={bit_error_rate: 1e-12}": "ffn.link_errors: got a mapping; expected none",
+    "ffn.model=llama-3.1-8b": "ffn.model: got llama-3.1-8b; expected none, because it is not sim",
     "attention.policy=ring": "attention.policy: got ring; expected continuous, since pools have no ring",
     "attention.outages=[{at: 1 s, lasts: 1 s, replica: 4}]": "attention.outages.0.replica: got 4; expected 0 to 3; try 3",
     "ffn.outages=[{at: 1 s, lasts: 1 s, replica: 1}]": "ffn.outages.0.replica: got 1; expected 0, the only replica",

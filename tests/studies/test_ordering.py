@@ -1,6 +1,7 @@
 """The order of systems: against runs, and numbers that are shared by several systems."""
 
 import math
+import re
 
 import pytest
 
@@ -173,6 +174,7 @@ def test_the_screen_says_the_order(result):
         assert f"  {place}. {name}: " in lines
     place = list(result.order.systems).index(result.order.swappable[0][0]) + 1
     assert f"Places {place} and {place + 1} may be swapped by one of these alone: " in lines
+    assert re.search(r"power\.idle at \d+ W instead of \d+ W \(assumed\)", lines)
 
 
 @pytest.mark.parametrize(

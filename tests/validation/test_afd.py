@@ -29,7 +29,7 @@ def test_no_number_is_fitted_and_half_of_the_errors_are_below_a_tenth(errors):
     rows = attention_ffn_report().summary
     assert {row.status for row in rows.points} == {"tested", "listed"}
     listed = sum("-light-" in name or "-exposed-" in name for name in errors)
-    assert rows.metrics["tpot"].n == len(errors) - listed == 50
+    assert rows.metrics["tpot"].n == len(errors) - listed == 54
     assert rows.median_ape < 4
 
 
@@ -75,7 +75,7 @@ def test_the_figure_of_ratios_has_the_measured_points_beside_both_lines():
     points, light, kernels, ordinary = figure.axes[0].lines
     assert points.get_ydata()[1] == pytest.approx(1683.5, rel=1e-3)  # published: 1,683.51 token/s
     assert list(light.get_ydata()) == [point.simulated for point in panel.light]
-    assert list(kernels.get_xdata()) == list(points.get_xdata()) == list(range(4, 15))
+    assert list(kernels.get_xdata()) == list(points.get_xdata()) == list(range(4, 17))
     assert ordinary.get_ydata()[0] == pytest.approx(1204.08, rel=1e-3)  # published
     assert len({line.get_linestyle() for line in (light, kernels, ordinary)}) == 3
 
