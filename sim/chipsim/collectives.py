@@ -1,20 +1,22 @@
 """Collectives and single messages on SimPy, over the cables of one replica.
 
-A collective ends for all its chips when its last message arrives.  Before that each chip
-continues as soon as its own messages arrive.
-A message takes the next cable of its path when its head arrives there (virtual cut-through).  When
-it takes the last one, its arrival is known.  Chips wait for the last arrival (`LastArrival`).
+A collective ends for all its chips when its last message arrives.  Before that each chip sends
+the messages of its next phase as soon as it has those of the phase before.  Chips wait for the last
+arrival (`LastArrival`).
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 import simpy
+from simpy.events import Event
 
 from sim.chipsim.arrivals import LastArrival
+from sim.chipsim.heads import Arrived, Heads, Shipment
 from sim.chipsim.lock_step import LockStep
 from sim.chipsim.network import Bundle, Cable, Network, Outboxes, PathSegment
 from sim.cost.collectives import Exchange
@@ -23,20 +25,7 @@ from sim.results.rows import Traffic
 from sim.units import Seconds
 
 SimProcess = Generator[simpy.Event, Any, Any]
-Arrived = Callable[[Seconds], None]  # called with the time of an arrival [s]
 _FREE = attrgetter("free")
-
-
-@dataclass(eq=False, slots=True)
-class Shipment:
-    """The messages of one run of a collective, or of a step between two stages.
-
-    They wait for each other in their own order, which is no contention.
-    nbytes: of the collective, or of each message. label: for timelines.
-    """
-
-    nbytes: float
-    label: str
 
 
 @dataclass(eq=False)
@@ -50,41 +39,101 @@ class CollectiveRun:
 
 
 class Barrier:
-    """A barrier of one run of a collective.
+    """One run of a collective, which ends for all its chips together.
 
     delays: the wait of each chip before each phase [s].
     over: every chip has sent all its messages, and those of the last phase have arrived.
-    pending: for each phase but the last, the messages that each chip still expects.
+    missing: by phase and chip, what the chip waits for before the next phase: its messages, and
+    its own sending.
+    latest: by phase and chip, the latest of these, as far as they are known [s].
     """
 
-    __slots__ = ("delays", "last", "over", "pending", "shipment")
+    __slots__ = (
+        "delays",
+        "heads",
+        "last",
+        "latest",
+        "missing",
+        "outboxes",
+        "over",
+        "shipment",
+        "waits",
+    )
 
     def __init__(
         self,
-        env: simpy.Environment,
+        waits: LockStep,
+        heads: Heads,
         outboxes: Outboxes,
         shipment: Shipment,
         delays: Sequence[Seconds],
     ) -> None:
         *before, final = outboxes.expected or [{}]
-        self.shipment, self.delays, self.last = shipment, delays, len(before)
-        self.over = LastArrival(env, len(outboxes.bundles) + sum(final.values()))
-        self.pending = [
-            {chip: LastArrival(env, messages) for chip, messages in expected.items() if messages}
-            for expected in before
-        ]
+        self.waits, self.heads = waits, heads
+        self.outboxes, self.shipment, self.delays = outboxes, shipment, delays
+        self.last, self.missing = len(before), [expected.copy() for expected in before]
+        self.latest = [dict.fromkeys(expected, 0.0) for expected in before]
+        self.over = LastArrival(waits.env, sum(final.values()))
+
+    def join(self, chip: int) -> Event:
+        """Begin a chip's part, and return the end of the run."""
+        if self.delays[0]:
+            self.send_after(self.delays[0], chip, 0)
+        else:
+            self.send(chip, 0)
+        return self.over
+
+    def send_after(self, seconds: Seconds, chip: int, phase: int) -> None:
+        """Send the messages of a chip in a phase some time from now."""
+        self.waits.timeout(seconds).callbacks.append(partial(self.send, chip, phase))
+
+    def send(self, chip: int, phase: int, _: Event | None = None) -> None:
+        """Send the messages of a chip in a phase."""
+        for bundle in self.outboxes.bundles[chip][phase]:
+            self.send_bundle(phase, bundle)
+        self.arrive(phase, (chip,), self.waits.env.now)
+
+    def send_bundle(self, phase: int, bundle: Bundle) -> None:
+        """Send messages on several cables together, or on each cable when that is free."""
+        cables, latency, per_byte, length, onward, targets = bundle
+        shipment, now = self.shipment, self.waits.env.now
+        hold = shipment.nbytes * per_byte
+        if len(cables) > 1:
+            start = now if max(map(_FREE, cables)) <= now else _start_behind(cables, shipment)
+            if start is None or cables[0].uses is not None:
+                for single in bundle.singly():
+                    self.send_bundle(phase, single)
+                return
+            until = start + hold * length
+            for cable in cables:
+                cable.free, cable.owner = until, shipment
+        else:
+            start = cables[0].take(now, hold * length, shipment, shipment.label)
+        if not onward:
+            self.arrive(phase, targets, start + hold * length + latency)
+        for number, segments in enumerate(onward):
+            there, arrived = start + hold * (number % length) + latency, self.over.arrives_at
+            if phase < self.last:
+                arrived = partial(self.arrive, phase, targets[number : number + 1])
+            self.heads.forward_at(there, (segments, shipment, arrived))
 
     def arrive(self, phase: int, targets: Sequence[int], time: Seconds) -> None:
         """Count messages of a phase that arrive at chips at a time.
 
-        After the last phase no chip waits for its own messages, only for the barrier.
+        A chip sends those of the next phase when it has all of this one.
+        After the last phase no chip waits for its own messages, only for the end of the run.
         """
         if phase == self.last:
             self.over.arrives_at(time, len(targets))
             return
-        pending = self.pending[phase]
-        for target in targets:
-            pending[target].arrives_at(time)
+        missing, latest = self.missing[phase], self.latest[phase]
+        for chip in targets:
+            if time > latest[chip]:
+                latest[chip] = time
+            missing[chip] -= 1
+            if not missing[chip]:
+                wait = latest[chip] - self.waits.env.now + self.delays[phase + 1]
+                self.send_after(wait, chip, phase + 1)
 
 
 @dataclass(eq=False, slots=True)
@@ -94,37 +143,6 @@ class Path:
     segments: Sequence[PathSegment]
     messages: int = 0
     nbytes: float = 0.0
-
-
-class Transit:
-    """A message on a path of several cables, which takes each when its head arrives there.
-
-    arrived: called with the time of its arrival, as soon as that is known.
-    """
-
-    __slots__ = ("arrived", "segments", "shipment", "taken", "waits")
-
-    def __init__(
-        self,
-        waits: LockStep,
-        segments: Sequence[PathSegment],
-        shipment: Shipment,
-        arrived: Arrived,
-    ) -> None:
-        self.waits, self.segments, self.shipment, self.arrived = waits, segments, shipment, arrived
-        self.taken = 0  # cables
-
-    def take_next(self, _: object = None) -> None:
-        """Take the next cable: the head is there."""
-        shipment, now = self.shipment, self.waits.env.now
-        cable, latency, per_byte = self.segments[self.taken]
-        hold = shipment.nbytes * per_byte
-        start = cable.take(now, hold, shipment, shipment.label)
-        self.taken += 1
-        if self.taken < len(self.segments):
-            self.waits.timeout(start - now + latency).callbacks.append(self.take_next)
-        else:
-            self.arrived(start + latency + hold)
 
 
 class BoundCollective(NamedTuple):
@@ -146,6 +164,7 @@ class Transport:
 
     def __init__(self, env: simpy.Environment, network: Network) -> None:
         self.env, self.network, self.waits = env, network, LockStep(env)
+        self.heads = Heads(env)
         self.collective_runs: dict[tuple[object, ...], list[CollectiveRun]] = {}
         self.paths: dict[tuple[int, int], Path] = {}
 
@@ -175,44 +194,19 @@ class Transport:
             path = self.paths[source, target] = Path(segments)
         path.messages += 1
         path.nbytes += shipment.nbytes
-        Transit(self.waits, path.segments, shipment, arrived).take_next()
+        self.heads.forward([(path.segments, shipment, arrived)])
 
-    def execute(self, chip: int, step: BoundCollective, rank: int) -> SimProcess:
-        """Execute a chip's part in a collective of a rank.
+    def join(self, chip: int, step: BoundCollective, rank: int) -> Event:
+        """Begin a chip's part in a collective of a rank, and return the collective's end.
 
-        In each phase the chip sends its messages and waits for its own.  Then it waits for the
-        barrier.
+        The chip sends its messages phase by phase, each after its own of the phase before.
         """
-        env, runs, recording = self.env, step.collective_runs, self.network.recording
+        runs = step.collective_runs
         collective_run = runs[rank if len(runs) > 1 else 0]
         barrier = collective_run.barrier
         if barrier is None or not barrier.over.missing:
             barrier = self.begin(collective_run, step)
-        shipment, last = barrier.shipment, barrier.last
-        phases = collective_run.outboxes.bundles[chip]
-        for phase, (bundles, delay) in enumerate(zip(phases, barrier.delays, strict=True)):
-            if delay:
-                yield self.waits.timeout(delay)
-            now = env.now
-            for bundle in bundles:
-                cables, latency, per_byte, length, path, targets = bundle
-                if path:
-                    arrived = partial(barrier.arrive, phase, targets)
-                    Transit(self.waits, path, shipment, arrived).take_next()
-                    continue
-                free = max(map(_FREE, cables)) <= now
-                start = now if free else _start_behind(cables, shipment)
-                if recording or start is None:
-                    _send_singly(bundle, barrier, phase, now)
-                    continue
-                until = start + shipment.nbytes * per_byte * length
-                for cable in cables:
-                    cable.free, cable.owner = until, shipment
-                barrier.arrive(phase, targets, until + latency)
-            if phase < last and chip in barrier.pending[phase]:
-                yield barrier.pending[phase][chip]
-        barrier.over.arrives_at(env.now)
-        yield barrier.over
+        return barrier.join(chip)
 
     def begin(self, collective_run: CollectiveRun, step: BoundCollective) -> Barrier:
         """Begin a run of a collective, and return its barrier."""
@@ -221,7 +215,9 @@ class Transport:
         adding = adding_phases(phases)
         delays = [step.latency + step.reduction * (phase < adding) for phase in range(phases)]
         shipment = Shipment(step.nbytes, step.label)
-        barrier = collective_run.barrier = Barrier(self.env, outboxes, shipment, delays)
+        barrier = collective_run.barrier = Barrier(
+            self.waits, self.heads, outboxes, shipment, delays
+        )
         collective_run.runs += 1
         collective_run.nbytes += step.nbytes
         return barrier
@@ -248,7 +244,7 @@ class Transport:
             ):
                 for cable in bundle.cables:
                     carried(cable, runs * bundle.length, nbytes * bundle.per_byte * bundle.length)
-                for segment in bundle.path:
+                for segment in chain.from_iterable(bundle.onward):
                     carried(segment.cable, runs, nbytes * segment.per_byte)
         return Traffic(
             {cable.name: (int(n), seconds, cable.waited) for cable, (n, seconds) in links.items()}
@@ -263,13 +259,3 @@ def _start_behind(cables: Sequence[Cable], shipment: Shipment) -> Seconds | None
     free = cables[0].free
     alike = all(cable.free == free and cable.owner is shipment for cable in cables)
     return free if alike else None
-
-
-def _send_singly(bundle: Bundle, barrier: Barrier, phase: int, now: Seconds) -> None:
-    """Send the messages of a bundle one by one, each on its cable when that is free."""
-    shipment, length = barrier.shipment, bundle.length
-    hold = shipment.nbytes * bundle.per_byte * length
-    for number, cable in enumerate(bundle.cables):
-        targets = bundle.targets[number * length : (number + 1) * length]
-        start = cable.take(now, hold, shipment, shipment.label)
-        barrier.arrive(phase, targets, start + hold + bundle.latency)

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from simpy.events import Event, Timeout
 
 from sim.chipsim.arrivals import LastArrival
-from sim.chipsim.collectives import BoundCollective, Shipment, SimProcess, Transport
+from sim.chipsim.collectives import BoundCollective, SimProcess, Transport
 from sim.chipsim.exceptions import NO_IRREGULARITIES, ChipException, Irregularities
+from sim.chipsim.heads import Shipment
 from sim.chipsim.network import TOLERANCE, Network, ScheduleError
 from sim.cost.program import CollectiveOp, ComputeOp, Program, WaitOp, program
 from sim.cost.step import Costs
@@ -264,7 +265,7 @@ class Machine:
                 elif isinstance(step, BoundCollective):
                     if scheduled:
                         yield from self.wait_until(due, number, step.label)
-                    yield from transport.execute(number, step, rank)
+                    yield transport.join(number, step, rank)
                     due = env.now
                 else:
                     launched = chip_step.began + step.seconds

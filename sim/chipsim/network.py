@@ -6,7 +6,7 @@ calls `take` when the head of a message arrives.
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -85,19 +85,24 @@ class PathSegment(NamedTuple):
 class Bundle(NamedTuple):
     """Messages of a collective that a chip sends together over several cables.
 
-    A single message on a path of several cables is a bundle of its own.
-
     per_byte: time that one message takes its cable for each byte of the collective [s/B].
     length: messages on each cable, one behind the other.
-    path: the segments of the single message, in place of `cables`.
+    onward: the segments of each message after that cable; empty if there are none.
+    targets: of each message, those on one cable side by side.
     """
 
     cables: tuple[Cable, ...]
     latency: Seconds
     per_byte: float
     length: int
-    path: tuple[PathSegment, ...]
+    onward: tuple[tuple[PathSegment, ...], ...]
     targets: tuple[int, ...]
+
+    def singly(self) -> Iterator["Bundle"]:
+        """Yield the messages of each cable as a bundle."""
+        for number, cable in enumerate(self.cables):
+            own = slice(number * self.length, (number + 1) * self.length)
+            yield self._replace(cables=(cable,), onward=self.onward[own], targets=self.targets[own])
 
 
 @dataclass(eq=False, slots=True)
@@ -221,46 +226,42 @@ class Network:
             for chip, some in sent.items()
         }
         expected = [
-            dict.fromkeys(group, 0) | Counter(message.target for message in phase)
-            for phase in phases
+            dict(Counter([*group, *(message.target for message in phase)])) for phase in phases
         ]
         return Outboxes(bundles, expected, sum(map(len, phases)))
 
     def _bundles(self, messages: Iterable[Message], last: bool) -> list[Bundle]:
         """Return the bundles that one chip sends in a phase.
 
-        In the last phase chips wait only for the barrier, so messages on one cable form a train.
-        In earlier phases each message has its own arrival event.
+        Messages on one cable form a train if other cables follow, or in the last phase, where
+        chips wait only for the barrier. Otherwise the arrival of each message counts.
+        Messages that arrive after their first cable leave before those that continue.
         """
-        trains: defaultdict[tuple[Cable, Seconds, float, int], list[int]] = defaultdict(list)
-        single = []
-        for number, message in enumerate(messages):
-            path = self.segments(message)
-            if len(path) > 1:
-                single.append(Bundle((), 0.0, 0.0, 1, path, (message.target,)))
-            else:
-                trains[(*path[0], 0 if last else number)].append(message.target)
-        alike: defaultdict[tuple[Seconds, float, int, int], list[tuple[Cable, list[int]]]] = (
-            defaultdict(list)
+        paths = sorted(
+            ((self.segments(message), message.target) for message in messages),
+            key=lambda path: len(path[0]) > 1,
+        )
+        trains: defaultdict[tuple[PathSegment, bool, int], list[int]] = defaultdict(list)
+        for number, (segments, _) in enumerate(paths):
+            continues = len(segments) > 1
+            place = 0 if continues or last else number
+            trains[segments[0], continues, place].append(number)
+        alike: defaultdict[tuple[Seconds, float, int, bool, int], list[list[int]]] = defaultdict(
+            list
         )
         before: Counter[Cable] = Counter()  # trains on the same cable
-        for (cable, latency, per_byte, _), targets in trains.items():
-            alike[latency, per_byte, len(targets), before[cable]].append((cable, targets))
+        for (first, continues, _), train in trains.items():
+            cable, latency, per_byte = first
+            alike[latency, per_byte, len(train), continues, before[cable]].append(train)
             before[cable] += 1
-        together = []
-        for (latency, per_byte, length, _), sends in alike.items():
-            cables = tuple(cable for cable, _ in sends)
-            together.append(
-                Bundle(
-                    cables,
-                    latency,
-                    per_byte,
-                    length,
-                    (),
-                    tuple(t for _, targets in sends for t in targets),
-                )
-            )
-        return together + single
+        bundles = []
+        for (latency, per_byte, length, continues, _), some in alike.items():
+            cables = tuple(paths[train[0]][0][0].cable for train in some)
+            sent = [paths[number] for train in some for number in train]
+            onward = tuple(segments[1:] for segments, _ in sent) if continues else ()
+            targets = tuple(target for _, target in sent)
+            bundles.append(Bundle(cables, latency, per_byte, length, onward, targets))
+        return bundles
 
     def segments(self, message: Message) -> tuple[PathSegment, ...]:
         """Return the path of a message, with its times on the cables."""

@@ -109,7 +109,7 @@ class ChipPool:
                 if isinstance(op, ComputeOp):
                     yield self.transport.waits.timeout(op.seconds * slowness * next(factors))
                 else:
-                    yield from self.transport.execute(number, op, rank)
+                    yield self.transport.join(number, op, rank)
                 if self.slices is not None:
                     label, kind = visit.label + op.label, "compute" if computing else "exchange"
                     self.slices.append(TimelineSlice(number, start, self.env.now, label, kind))

@@ -66,7 +66,7 @@ def program(costs: Costs, work: Work) -> Program:
             exchanges = costs.collectives.of_block(block, ranked, number)
             time = seconds[block]
             time -= costs.collectives.hidden(exchanges, ranked, time)
-            instructions += _of_block(names[place], time, exchanges)
+            instructions += _of_block(names[place], float(time), exchanges)
         if costs.launch:
             instructions.append(WaitOp("launch", float(costs.launching(work)[number])))
         stages.append(tuple(instructions))

@@ -71,7 +71,7 @@ def visit_program(costs: AttentionFfnCosts, work: Work) -> VisitProgram:
     return VisitProgram(
         (opening, *(CollectiveOp("embedding: all_reduce", e) for e in exchanges)),
         tuple(layers),
-        (ComputeOp("head", head),),
+        (ComputeOp("head", float(head)),),
         micro_batches,
     )
 
@@ -88,7 +88,7 @@ def _layer(costs: AttentionFfnCosts, key: tuple[Block, Block, int], part: Work) 
     out, back = (n / transfer.bandwidth for n in transfer.token_bytes(of_ffn, ffn))
     compute = _computing(label, [*costs.ffn.layer_rows(ffn, part.tokens)])
     hidden = costs.ffn.collectives.hidden(summed, tokens, compute.seconds)
-    compute = compute._replace(seconds=compute.seconds - hidden)
+    compute = compute._replace(seconds=float(compute.seconds - hidden))
     a_pass: PoolOps = (compute, *(CollectiveOp(f"{label}: {e.operation}", e) for e in summed))
     return LayerOps(
         (
@@ -103,4 +103,5 @@ def _layer(costs: AttentionFfnCosts, key: tuple[Block, Block, int], part: Work) 
 
 
 def _computing(label: str, rows: list[Row]) -> ComputeOp:
-    return ComputeOp(label, sum(row.seconds for row in rows if row.shares is not IS_COLLECTIVE))
+    seconds = sum(row.seconds for row in rows if row.shares is not IS_COLLECTIVE)
+    return ComputeOp(label, float(seconds))

@@ -86,6 +86,37 @@ def test_links_with_a_range_move_as_with_set(sramsim, tmp_path):
         assert swings[f"transfer.{key}"][end]["tpot_ms"] == pytest.approx(alone, rel=1e-9)
 
 
+def leaves(value, path=()):
+    """The numbers and words of a JSON value, by path."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for key, inner in items for k, v in leaves(inner, (*path, key)).items()}
+    return {path: value}
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_a_run_has_equal_results_at_both_fidelities(sramsim, tmp_path, micro_batches):
+    """All numbers of `run`: nine users on four attention ranks with eight places, so one waits."""
+    path = tmp_path / "mine.yaml"
+    text = POOLS.replace("users: 8, requests: 8", "users: 9, requests: 10")
+    path.write_text(text.replace("output: 8", "output: 2"))
+    sets = ["attention.max_sequences=2", "ffn.engine=vllm", "transfer.latency=5 us"]
+    sets.append(f"micro_batches={micro_batches}")
+    keys = [word for own in sets for word in ("--set", f"systems.afd.{own}")]
+    numbers, words = {}, {}
+    for fidelity in ("stage", "chip"):
+        _, out, _ = sramsim("run", str(path), "--json", *keys, "--set", f"fidelity={fidelity}")
+        found = leaves(json.loads(out)["systems"]["afd"])
+        assert found.pop(("fidelity",)) == fidelity
+        numbers[fidelity] = {k: v for k, v in found.items() if isinstance(v, int | float)}
+        words[fidelity] = {k: v for k, v in found.items() if k not in numbers[fidelity]}
+    assert numbers["chip"].pop(("network", "messages")) > 1000
+    assert numbers["chip"].pop(("network", "waited_ms")) == 0  # nothing contends
+    assert words["chip"] == words["stage"]
+    assert len(numbers["stage"]) > 60
+    assert numbers["chip"] == pytest.approx(numbers["stage"], rel=1e-9)
+
+
 def test_the_turns_of_a_layer_are_drawn(sramsim, tmp_path):
     path, figure = tmp_path / "mine.yaml", tmp_path / "turns.svg"
     path.write_text(POOLS)
