@@ -60,7 +60,9 @@ def test_a_ring_as_an_engines_default_is_an_error_at_the_engine():
 
 
 def test_no_more_sequences_than_beats():
-    with pytest.raises(sim.PlanError, match="max_sequences: got 54; expected at most the 53 beats"):
+    with pytest.raises(
+        sim.PlanError, match="max_sequences: got 54; expected at most 53, one a beat"
+    ):
         check(read_ring("systems.lpu.max_sequences=54"))
     check(read_ring("systems.lpu.max_sequences=53"))
 
