@@ -496,10 +496,15 @@ def test_the_capacity_is_the_same_for_any_number_of_processes(make_scenario, ser
         assert beside.systems[name].series is not system.series
 
 
-def test_a_search_of_code_that_cannot_be_pickled_is_made_here():
+def test_a_search_of_code_that_cannot_be_pickled_is_made_here(capsys):
+    """A line on stderr says so, but not if one process was asked for."""
     reported = []
     found = results_of(lambda n: reported.append(n) or n + 1, {"b": 1, "a": 2}, jobs=2)
     assert (found, reported) == ({"b": 2, "a": 3}, [1, 2])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("--jobs 2: one process works, since another cannot get a value: ")
+    results_of(lambda n: n, {"b": 1, "a": 2}, jobs=1)
+    assert not capsys.readouterr().err
 
 
 def test_the_costs_of_the_best_trial_need_no_other_trial(make_scenario, service):
