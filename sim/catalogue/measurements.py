@@ -162,16 +162,18 @@ def read_csv_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str
     """
     shown = shorten(path)
     text = load_text(path, shown).removeprefix("\ufeff")  # the mark with which Excel begins a file
-    reader = csv.DictReader(text.splitlines())
+    lines = text.splitlines()
+    blank = next((n for n, line in enumerate(lines) if line.strip()), 0)  # lines before the head
+    reader = csv.DictReader(lines[blank:])
     head = list(reader.fieldnames or ())
     if twice := [name for name in head if name and head.count(name) > 1]:
         raise ScenarioError(
-            f"{shown}:1: got column {brief(twice[0])!r} {head.count(twice[0])} times; expected it"
-            " once; try leaving the others out"
+            f"{shown}:{blank + 1}: got column {brief(twice[0])!r} {head.count(twice[0])} times;"
+            " expected it once; try leaving the others out"
         )
     rows: list[tuple[str, dict[str, str]]] = []
     for row in reader:
-        where = f"{shown}:{reader.line_num}"
+        where = f"{shown}:{blank + reader.line_num}"
         if None in row or None in row.values():
             raise ScenarioError(
                 f"{where}: the row has more or fewer cells than the head of the table"

@@ -250,7 +250,7 @@ def capacity_command(
         int | None,
         typer.Option(
             help="Requests of a trial, at least 100; default: 2,000, or more if a system holds "
-            "many at once.",
+            "many.",
         ),
     ] = None,
     plans: Annotated[

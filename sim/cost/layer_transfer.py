@@ -34,7 +34,7 @@ class LinkRange(Value):
 
 
 class LayerTransfer(Value):
-    """The links between an attention pool and an FFN pool, which work in both directions at once.
+    """The links between an attention pool and an FFN pool. Each works in both directions together.
 
     A message takes `latency + bytes / bandwidth`. The bytes are those of a micro-batch at the
     busier end.  With `copies: rank` each shard of the experts receives the tokens that need it, and

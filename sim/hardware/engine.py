@@ -89,7 +89,7 @@ class SmallChip(Value):
     """The default limits of an engine on chips with little memory."""
 
     below: Bytes = Field(description="Memory of a chip below which these limits hold [B].")
-    max_sequences: Count = Field(description="Most sequences that run at once on such chips.")
+    max_sequences: Count = Field(description="Most sequences that run together on such chips.")
     token_budget: Tokens = Field(
         description="Most tokens of a step of a micro-batch on such chips."
     )
@@ -232,7 +232,7 @@ class Engine(Sourced):
     )
     tokens_per_beat: Tokens | None = Field(
         default=None,
-        description="Tokens that a stage of a compiled pipeline takes at once; default: no "
+        description="Tokens that a stage of a compiled pipeline takes together; default: no "
         "compiled pipeline.",
     )
     kv_reads: Literal["kv-heads", "query-heads"] = Field(
@@ -250,7 +250,7 @@ class Engine(Sourced):
     )
     max_sequences: Count | None = Field(
         default=None,
-        description="Most sequences that run at once, in all micro-batches; default: 256 in each, "
+        description="Most sequences that run together, in all micro-batches; default: 256 in each, "
         "or what fills the pipeline.",
     )
     token_budget: Tokens | None = Field(

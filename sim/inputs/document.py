@@ -30,6 +30,7 @@ MAX_NODES = 100_000  # before and after aliases are followed, which stops an ali
 EXPONENT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][+-]?[0-9]+")
 
 IN_PYTHON = "scenario in Python"  # the place of keys that stand in no file
+ASSIGNED = ("--set ", "argument ")  # beginnings of the places of assigned values
 
 V = TypeVar("V", bound=Value)
 
@@ -66,15 +67,18 @@ class Document:
         # Bytes that are not a text could not be written to files later.
         return os.fsencode(name).decode(errors="replace")
 
-    def set(self, assignment: str) -> None:
+    def set(self, assignment: str, in_python: bool = False) -> None:
         """Apply 'a.b.c=value', where value is YAML with paths relative to the working folder.
 
+        in_python: whether errors name the argument of a function, and not an option.
         Raises: ScenarioError if there is no '=', or a key on the way has no keys of its own.
         """
         dotted, equals, text = assignment.partition("=")
-        where = f"--set {dotted}"
+        where = assigned_place(dotted, in_python)
         if not equals or not all(dotted.split(".")):
-            raise ScenarioError(f"--set {assignment}: got no key and value; expected a.b.c=value")
+            raise ScenarioError(
+                f"{where}{equals}{text}: got no key and value; expected a.b.c=value"
+            )
         path = tuple(dotted.split("."))
         self._forget(path, where)
         self._put(path, self._plain(_compose(text, where), path, where, Path.cwd()), where)
@@ -132,7 +136,7 @@ class Document:
         assigned = (
             line
             for at, line in self.lines.items()
-            if at[: len(path)] == path and line.startswith("--set ")
+            if at[: len(path)] == path and line.startswith(ASSIGNED)
         )
         return next(assigned, self._line(path))
 
@@ -163,7 +167,7 @@ class Document:
             expected = expectation(kind, context)
             reason = f"expected {expected}" if expected else problem["msg"]
             reason = f"got {quoted_value(value)}; {reason}"
-        if not at or line == f"--set {dots(at)}":
+        if not at or is_assigned_place(line, dots(at)):
             return f"{line}: {reason}"
         return f"{line}: {dots(at)}: {reason}"
 
@@ -349,9 +353,19 @@ class _Loader(Composer, yaml.CSafeLoader):
         return node
 
 
+def assigned_place(dotted: str, in_python: bool) -> str:
+    """Return the place of an assigned value: '--set a.b', or 'argument a__b'."""
+    return f"argument {dotted.replace('.', '__')}" if in_python else f"--set {dotted}"
+
+
+def is_assigned_place(where: str, dotted: str) -> bool:
+    """Return whether a place is that of a value assigned to exactly this key."""
+    return where in (assigned_place(dotted, False), assigned_place(dotted, True))
+
+
 def _place(where: str, mark: yaml.Mark | None) -> str:
     """Return `file:line`; an assignment of the command line has no lines."""
-    lineless = where == IN_PYTHON or where.startswith("--set ")
+    lineless = where == IN_PYTHON or where.startswith(ASSIGNED)
     return where if lineless else f"{where}:{mark.line + 1 if mark else 1}"
 
 
@@ -374,7 +388,7 @@ def _compose(text: str, where: str) -> yaml.Node:
         raise ScenarioError(f"{where}: YAML: the character #x{code:04x} is not allowed") from None
     if node is None:
         empty = "got nothing; expected a value"
-        if not where.startswith("--set "):
+        if not where.startswith(ASSIGNED):
             empty = "got an empty file; expected a mapping of keys to values"
         raise ScenarioError(f"{_place(where, None)}: {empty}")
     return node

@@ -56,7 +56,7 @@ class UserSpeed:
 class SizeSummary:
     """The fewest chips that meet a demand, their plan, room and speed.
 
-    unloaded, loaded: a single user; all users at once.
+    unloaded, loaded: a single user; all users together.
     binds: capacity, KV, TPOT or topology. chips_otherwise: the fewest chips if that did not bind;
     for capacity, the chips that the weights alone fill.
     other_engines: other engines that were measured on the chip.

@@ -122,9 +122,9 @@ class WeightBandwidth:
 
 @dataclass(frozen=True, kw_only=True)
 class Beat:
-    """The time of a compiled pipeline's slowest stage for what enters at once.
+    """The time of a compiled pipeline's slowest stage for what enters together.
 
-    us: time in microseconds. tokens: number that enters at once.
+    us: time in microseconds. tokens: number that enters together.
     max_token_throughput: of a replica, tokens/s, prompts counted.
     fill: requests that fill the pipeline.
     """

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
-from sim.inputs.document import Document
+from sim.inputs.document import Document, assigned_place
 from sim.inputs.errors import ScenarioError
 from sim.inputs.key_paths import KeyPath, dots, value_at
 from sim.inputs.overrides import base_name
@@ -16,14 +16,15 @@ from sim.scenario.system import MOST_LABEL
 HARDWARE = ("chip", "chips", "cluster")  # keys whose values a label may repeat in words
 
 
-def assign_all(document: Document, assignments: Sequence[str]) -> None:
+def assign_all(document: Document, assignments: Sequence[str], in_python: bool = False) -> None:
     """Apply several assignments, and add changed hardware to labels, as in '1 H100 (now b200)'.
 
+    in_python: whether errors name arguments of a function, and not `--set`.
     Raises: ScenarioError as `assign`.
     """
     before = document.data
     for assignment in assignments:
-        assign(document, assignment)
+        assign(document, assignment, in_python)
     paths = [tuple(assignment.partition("=")[0].split(".")) for assignment in assignments]
     for owner, texts in _hardware_changes(before, document.data, paths).items():
         if texts and (*owner, "label") not in paths:
@@ -65,15 +66,15 @@ def _labelled(data: object, path: KeyPath) -> KeyPath:
     return next((part for part in above if isinstance(value_at(data, (*part, "label")), str)), ())
 
 
-def assign(document: Document, assignment: str) -> None:
+def assign(document: Document, assignment: str, in_python: bool = False) -> None:
     """Apply 'a.b.c=value' to the document of a scenario.
 
     Raises: ScenarioError as `Document.set`, and for a part of a system that is not there.
     """
     dotted = assignment.partition("=")[0]
     if problem := _problem(document.data, dotted.split(".")):
-        raise ScenarioError(f"--set {dotted}: {problem}")
-    document.set(assignment)
+        raise ScenarioError(f"{assigned_place(dotted, in_python)}: {problem}")
+    document.set(assignment, in_python)
 
 
 def _problem(data: Mapping[str, object], path: list[str]) -> str:

@@ -155,6 +155,7 @@ def _ring_problem(system: System, by_chip: bool) -> str:
         "prefix_caching": system.prefix_caching,
         "receive_every": system.receive_every is not None,
         "routing: sampled": system.routing == "sampled",
+        "token_budget": system.token_budget is not None,
     }
     problem = next((key for key, has in problems.items() if has), "")
     return problem and f"{problem}; expected a system without it"

@@ -91,7 +91,7 @@ def require_ring_places(scenario: Scenario, name: str, deployment: Deployment) -
         return
     lap = ring_schedule(deployment.costs, deployment.limits, scenario.request_tokens).lap
     if most > lap:
-        reason = f"got {most}; expected at most the {lap} beats of policy ring; try {lap}"
+        reason = f"got {most}; expected at most {lap}, one a beat of policy ring; try {lap}"
         raise error_at_path(("max_sequences",), most, reason)
 
 

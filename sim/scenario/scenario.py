@@ -18,7 +18,7 @@ from pydantic import (
 from sim import __version__
 from sim.catalogue.entries import scenario_sources
 from sim.cost.plan import MOST_REPLICAS, PlanError, PlanSearch
-from sim.inputs.document import Document
+from sim.inputs.document import Document, is_assigned_place
 from sim.inputs.errors import UserError, errors_below
 from sim.inputs.key_paths import JsonObject
 from sim.inputs.names import find_entry
@@ -146,7 +146,7 @@ class Scenario(ScenarioKeys):
         """Return the place of a key for errors: 'mine.yaml:7: slo'; made in code the key alone."""
         dotted = ".".join(path)
         place = self._places.where(*path)
-        if not place or place == f"--set {dotted}":
+        if not place or is_assigned_place(place, dotted):
             return place or dotted
         return f"{place}: {dotted}"
 

@@ -50,7 +50,8 @@ def as_document(source: ScenarioSource, changes: Mapping[str, object] | None = N
             f"scenario: got {type(source).__name__}; expected a path, a name of the catalogue, a "
             "mapping or a scenario; try 'llama2-70b-lpu-vs-h100'"
         )
-    assign_all(document, [assignment_of(key, value) for key, value in (changes or {}).items()])
+    assignments = [assignment_of(key, value) for key, value in (changes or {}).items()]
+    assign_all(document, assignments, in_python=True)
     return document
 
 

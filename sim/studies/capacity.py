@@ -26,6 +26,7 @@ from sim.studies.trials import (
     TrialProgress,
     TrialSeries,
     first_requests,
+    many_lengths,
     measured_rate,
     no_progress,
 )
@@ -72,7 +73,7 @@ def capacity(
     at the rate.  Attainment then falls nearly monotonically with the rate.  In a closed loop,
     users are added.  The first tenth of a trial's requests is not counted, because the system
     fills up.  The rate of sessions is that of their requests.  A trial of sessions starts at least
-    ten times as many as run at once.  With kinds of requests, each kind must meet its SLO.
+    ten times as many as run together.  With kinds of requests, each kind must meet its SLO.
 
     scenario: a path, a name of the catalogue, a mapping, or a scenario. changes: values by key, as
     in `sim.run`.
@@ -189,18 +190,8 @@ def _system_capacity(search: tuple[TrialSeries, Guess | None]) -> SystemCapacity
     series, guess = search
     workload = series.scenario.workload
     closed = workload.load_kind == "users"
-    start, least, most = _search_span(series, guess)
-    # With a least load, another plan is known to meet it. One trial shows that this plan meets
-    # less, so single requests need no trial.
-    known = guess is not None and guess.least > 0
-    best = above = None
-    # Single requests take as long as a trial. If a first trial meets its load, they meet the SLO.
-    first = series.run_trial(start) if guess else None
-    met = first is not None and first.met(series.share)
-    reason = "" if known or met else series.unloaded_miss(series.requests_at(start))
+    best, above, reason = _first_bracket(series, guess)
     if not reason:
-        step = GUESS_STEP if guess else 2.0
-        best, above = _bracket(series, first or series.run_trial(start), (least, most), step)
         if best and above:
             best, above = _bisect(series, best, above, whole=closed)
         elif best:
@@ -208,8 +199,8 @@ def _system_capacity(search: tuple[TrialSeries, Guess | None]) -> SystemCapacity
             reason += "and no more were tried"
             if closed:
                 reason += "; they would only wait, and no limit is missed for that"
-        elif known:
-            reason = f"it does not take {least:.4g}"
+        elif guess and guess.least:
+            reason = f"it does not take {guess.least:.4g}"
         elif above:
             reason = _why_no_rate(above, series.share)
     if above and above.undecided(series.share):
@@ -219,6 +210,35 @@ def _system_capacity(search: tuple[TrialSeries, Guess | None]) -> SystemCapacity
         batch = first_requests(workload.draw(series.scenario.seed), series.fixed_requests)
         scale = getattr(workload, "time_scale", 1.0) * measured_rate(batch) / best.goodput
     return SystemCapacity(series, best, above, reason, scale)
+
+
+def _first_bracket(
+    series: TrialSeries, guess: Guess | None
+) -> tuple[LoadTrial | None, LoadTrial | None, str]:
+    """Return a trial that is met, one at a higher load that is not, and why there is no capacity.
+
+    Without a guess, the single requests must meet the SLO first. With one they are tried only if
+    it is not met. Single requests of many lengths may take longer than several trials, so they are
+    tried only if no load down to half of the guess is met. With a least load, another plan is known
+    to meet it, so they need no trial at all.
+    """
+    start, least, most = _search_span(series, guess)
+    requests = series.requests_at(start)
+    if guess is None:
+        if reason := series.unloaded_miss(requests):
+            return None, None, reason
+        return *_bracket(series, series.run_trial(start), (least, most), 2.0), ""
+    low = start
+    if guess.least:
+        low = least
+    elif many_lengths(requests):
+        low = max(least, start // 2 if requests.users else start / 2)
+    best, above = _bracket(series, series.run_trial(start), (low, most), GUESS_STEP)
+    if best or above is None or guess.least:
+        return best, above, ""
+    if reason := series.unloaded_miss(requests):
+        return None, None, reason
+    return *_bracket(series, above, (least, most), 2.0), ""
 
 
 def _why_no_rate(lowest: LoadTrial, share: float) -> str:

@@ -56,7 +56,7 @@ class Splits:
     has one shard of the experts, or 1, 2, 4 or 8 chips for each shard. The pool has the fewest
     stages that hold the MLPs, because a layer uses one stage only. The attention pool has all
     chips that are left.
-    Left out: more stages, on which several micro-batches may be at once; several copies of both
+    Left out: more stages, on which several micro-batches may be at work; several copies of both
     pools, which are a fleet.
     """
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -59,10 +60,15 @@ def on_processes(
 def results_of(function: Callable[[A], R], arguments: Mapping[K, A], jobs: int) -> dict[K, R]:
     """Return the result of each call, in order of the arguments, for any number of jobs.
 
-    Calls that cannot be pickled are made in this process, such as those with a user's own policy.
+    Calls that cannot be pickled are made in this process, such as those with a user's own policy. A
+    line on stderr says why.
     Raises: the UserError of the first call that has one.
     """
-    if min(jobs, len(arguments)) <= 1 or not _can_be_pickled((function, arguments)):
+    alone = min(jobs, len(arguments)) <= 1
+    if not alone and (reason := _no_pickle((function, arguments))):
+        alone = True
+        print(f"--jobs {jobs}: one process works, since {reason}", file=sys.stderr)
+    if alone:
         return {key: function(argument) for key, argument in arguments.items()}
     ended = dict(on_processes(partial(_result_or_error, function), arguments, jobs))
     results = {}
@@ -74,13 +80,13 @@ def results_of(function: Callable[[A], R], arguments: Mapping[K, A], jobs: int) 
     return results
 
 
-def _can_be_pickled(value: object) -> bool:
-    """Return whether another process can get a value."""
+def _no_pickle(value: object) -> str:
+    """Return why another process cannot get a value, on one line; empty if it can."""
     try:
         pickle.dumps(value)
-    except Exception:  # whatever the classes of a user raise
-        return False
-    return True
+    except Exception as error:  # whatever the classes of a user raise
+        return f"another cannot get a value: {' '.join(str(error).split())}"
+    return ""
 
 
 def _result_or_error(function: Callable[[A], R], argument: A) -> R | UserError:

@@ -243,6 +243,12 @@ class TrialSeries:
         return serve_requests(self._counting(counted), self.name, self.members, requests)
 
 
+def many_lengths(requests: RequestBatch) -> bool:
+    """Return whether more than a tenth of the requests differ in length, or share prefixes."""
+    pairs = np.unique(np.stack([requests.prompt, requests.output]), axis=1)
+    return requests.has_prefixes or 10 * pairs.shape[1] > len(requests.prompt)
+
+
 def counted_arrivals(requests: RequestBatch) -> tuple[Seconds, Seconds] | None:
     """Return start and end of the counted part of a trial before it is served [s].
 

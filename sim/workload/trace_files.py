@@ -4,7 +4,9 @@ Rows may be in any order. They are sorted by time, and equal times keep their or
 Times count from the first request that is kept.
 """
 
+import gzip
 import json
+import zlib
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -107,9 +109,23 @@ def _text(path: Path, shown: str) -> str:
             quote_char=None,
             schema={"text": pl.String},
         )
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise ScenarioError(f"{shown}: damaged, or no text when decompressed: {error}") from None
+    except (OSError, pl.exceptions.PolarsError):
+        got = "a compressed file that is damaged, or holds no text"
+        if _is_compressed_twice(content):
+            got = "a file that is compressed twice"
+        raise ScenarioError(
+            f"{shown}: got {got}; expected gzip or Zstandard of a text; try decompressing it"
+        ) from None
     return str(cells.item()).removeprefix("\ufeff") if len(cells) else ""
+
+
+def _is_compressed_twice(content: bytes) -> bool:
+    """Return whether a file compressed by gzip holds another compressed file."""
+    try:
+        with gzip.open(BytesIO(content)) as inner:
+            return inner.read(4).startswith(COMPRESSED)
+    except (OSError, EOFError, zlib.error):  # damaged, or Zstandard
+        return False
 
 
 def _columns(text: str, shown: str, block: int | None) -> Columns:

@@ -51,13 +51,14 @@ def read_table(text: str, shown: str) -> Columns | None:
     """
     import polars as pl
 
-    header, *lines = text.split("\n")
+    blank = text[: len(text) - len(text.lstrip())].count("\n")  # lines before the header
+    header, *lines = text.split("\n")[blank:]
     names = [name.strip(' \r"') for name in header.split(",")]
     known = next((table for table in TABLES if set(table.keys) <= set(names)), None)
     if known is None:
         return None
     table = pl.DataFrame(
-        {"line": np.arange(2, len(lines) + 2), "text": pl.Series(lines, dtype=pl.String)}
+        {"line": np.arange(2, len(lines) + 2) + blank, "text": pl.Series(lines, dtype=pl.String)}
     ).filter(pl.col("text").str.contains(r"\S"))
     values = table["text"].str.count_matches(",", literal=True) + 1
     _refuse(

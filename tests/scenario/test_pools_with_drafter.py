@@ -2,7 +2,6 @@
 
 import pytest
 
-import sim
 from sim.results.encoding import json_object
 from sim.scenario.outages import failing_units
 from sim.scenario.pools import owned_chips, why_plan_is_kept
@@ -37,26 +36,10 @@ systems:
 """
 
 
-def read(tmp_path, text=SPEC):
-    path = tmp_path / "mine.yaml"
-    path.write_text(text)
-    return sim.read(path)
-
-
-@pytest.fixture(scope="module")
-def scenario(tmp_path_factory):
-    return read(tmp_path_factory.mktemp("spec"))
-
-
-@pytest.fixture(scope="module")
-def result(scenario):
-    return run(scenario)
-
-
-def test_a_named_drafter_is_the_one_in_place(scenario, result, tmp_path):
+def test_a_named_drafter_is_the_one_in_place(scenario, result, read):
     text = SPEC.replace("system: small", f"system: {DRAFTER}")
     text = text.replace("small: {card", "named.draft: {card").replace("{chips}", "6")
-    in_place = run(read(tmp_path, text)).summary.systems["named"]
+    in_place = run(read(text)).summary.systems["named"]
     named = json_object(result.summary.systems["named"])
     assert json_object(in_place) | {"label": ""} == named | {"label": ""}
     assert (named["label"], json_object(in_place)["label"]) == ("pools of 6", "pools of 6")
@@ -89,11 +72,11 @@ def _idle(system):
     return share * energy.mean_power_w
 
 
-def test_a_decode_pool_with_a_drafter_decodes_as_the_system_alone(tmp_path):
+def test_a_decode_pool_with_a_drafter_decodes_as_the_system_alone(read):
     """One user, so that nothing waits. The KV cache of the drafter comes from the prefill pool."""
     text = SPEC.replace("users: 4, requests: 8", "users: 1, requests: 4")
     link = "transfer: {bandwidth: 1e6 GB/s, handover: 0 ms}"
-    result = run(read(tmp_path, f"{text}  pd: {{prefill: plain, decode: named, {link}}}\n"))
+    result = run(read(f"{text}  pd: {{prefill: plain, decode: named, {link}}}\n"))
     alone, pools = (result.systems[name].rows for name in ("named", "pd"))
     decoding = [rows.last_token - rows.first_token for rows in (alone, pools)]
     assert decoding[1] == pytest.approx(decoding[0], rel=1e-6)
@@ -101,10 +84,10 @@ def test_a_decode_pool_with_a_drafter_decodes_as_the_system_alone(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["drafter", "both", "rank"])
-def test_without_its_drafter_or_ffn_pool_no_step_is_made(tmp_path, part):
+def test_without_its_drafter_or_ffn_pool_no_step_is_made(read, part):
     """They may be down together. A rank of the attention pool stops its own sequences alone."""
     one = SPEC.replace("users: 4, requests: 8", "users: 2, requests: 2")
-    usual = run(read(tmp_path, one)).systems["named"].rows
+    usual = run(read(one)).systems["named"].rows
     down = usual.first_token[0] + 0.45 * (usual.last_token[0] - usual.first_token[0])
     until = f"outages: [{{at: {down:.6f} s, lasts: 2 s"
     text = one
@@ -116,7 +99,7 @@ def test_without_its_drafter_or_ffn_pool_no_step_is_made(tmp_path, part):
     if part == "both":
         ffn = f"ffn: {{outages: [{{at: {down + 1:.6f} s, lasts: 2 s}}], "
         text = ffn.join(text.rsplit("ffn: {", 1))
-    failing = run(read(tmp_path, text)).systems["named"].rows
+    failing = run(read(text)).systems["named"].rows
     step = (usual.last_token[0] - usual.first_token[0]) / usual.steps[0]
     later = failing.last_token - usual.last_token
     if part == "rank":

@@ -84,26 +84,10 @@ def test_what_is_not_simulated_is_refused_by_name(sramsim, tmp_path, key):
     assert REFUSED[key] in err
 
 
-def read(tmp_path, text=SPEC):
-    path = tmp_path / "mine.yaml"
-    path.write_text(text)
-    return sim.read(path)
-
-
-@pytest.fixture(scope="module")
-def scenario(tmp_path_factory):
-    return read(tmp_path_factory.mktemp("spec"))
-
-
-@pytest.fixture(scope="module")
-def result(scenario):
-    return run(scenario)
-
-
-def test_a_named_drafter_is_the_one_in_place(scenario, result, tmp_path):
+def test_a_named_drafter_is_the_one_in_place(scenario, result, read):
     text = SPEC.replace("system: small", f"system: {INLINE}")
     text = text.replace("small: {card", "named.draft: {card")
-    in_place = run(read(tmp_path, text)).summary.systems["named"]
+    in_place = run(read(text)).summary.systems["named"]
     assert json_object(in_place) == json_object(result.summary.systems["named"])
     assert list(owned_chips(scenario.systems, "named")) == ["named", "small"]
 
@@ -131,12 +115,12 @@ POOLS = """\
 """
 
 
-def test_a_decode_pool_with_a_drafter_decodes_as_the_system_alone(tmp_path):
+def test_a_decode_pool_with_a_drafter_decodes_as_the_system_alone(read):
     """One user, so that nothing waits. The drafter's KV cache is computed in the prefill pool."""
     text = SPEC.replace("users: 4, requests: 8", "users: 1, requests: 4")
     text = text.replace("plan: {tensor: 2}, model", "plan: {tensor: 2, kv: fp8}, model")
     text = text.replace("{model: llama-3.2-1b}}", "{model: llama-3.2-1b, plan: {kv: fp8}}}")
-    result = run(read(tmp_path, text + POOLS))
+    result = run(read(text + POOLS))
     rows = {name: result.systems[name].rows for name in ("named", "pd", "local-pd")}
     decoding = {name: own.last_token - own.first_token for name, own in rows.items()}
     assert decoding["pd"] == pytest.approx(decoding["named"], rel=1e-6)
@@ -148,22 +132,21 @@ def test_a_decode_pool_with_a_drafter_decodes_as_the_system_alone(tmp_path):
     assert systems["pd"].identity.chips == 2 + systems["named"].identity.chips
 
 
-def test_drafts_of_a_prefill_pool_on_other_chips_are_refused_by_name(tmp_path):
+def test_drafts_of_a_prefill_pool_on_other_chips_are_refused_by_name(read):
     more = "  pd: {prefill: named, decode: named, transfer: {bandwidth: 1 GB/s}}\n"
     with pytest.raises(sim.ScenarioError, match="expected the drafts of the decode pool, whose KV"):
-        read(tmp_path, SPEC + more)
+        read(SPEC + more)
 
 
-def test_without_drafts_no_chips_draft(tmp_path, result):
-    none = read(tmp_path, SPEC.replace("tokens: 3", "tokens: 0"))
+def test_without_drafts_no_chips_draft(read, result):
+    none = read(SPEC.replace("tokens: 3", "tokens: 0"))
     assert list(owned_chips(none.systems, "named")) == ["named"]
     summary = run(none).summary.systems["named"]
     assert json_object(summary) == json_object(result.summary.systems["plain"])
 
 
-def test_spare_nodes_of_the_model_are_not_bought_for_its_drafter(tmp_path):
+def test_spare_nodes_of_the_model_are_not_bought_for_its_drafter(read):
     both = read(
-        tmp_path,
         SPEC.replace("tensor: 2}\n    spec", f"tensor: 2}}\n    faults: {FAULTS}\n    spec"),
     )
     spared = both.spare_chips("named")
@@ -177,29 +160,29 @@ def test_spare_nodes_of_the_model_are_not_bought_for_its_drafter(tmp_path):
     assert 0 < result["named"].metrics.availability.availability < 1
 
 
-def test_without_its_drafter_a_model_waits_and_keeps_its_sequences(tmp_path):
+def test_without_its_drafter_a_model_waits_and_keeps_its_sequences(read):
     """The step under way is lost. A replica that fails meanwhile waits for the drafter as well."""
     one = SPEC.replace("users: 4, requests: 8", "users: 1, requests: 1")
-    usual = run(read(tmp_path, one)).systems["named"].rows
+    usual = run(read(one)).systems["named"].rows
     down = usual.first_token[0] + 0.45 * (usual.last_token[0] - usual.first_token[0])
     late = f", outages: [{{at: {down:.6f} s, lasts: 2 s}}]}}"
     text = one.replace("system: small", f"system: {INLINE[:-1]}{late}")
-    failing = run(read(tmp_path, text)).systems["named"].rows
+    failing = run(read(text)).systems["named"].rows
     step = (usual.last_token[0] - usual.first_token[0]) / usual.steps[0]
     assert failing.retries.tolist() == [0]
     assert 2 < failing.last_token[0] - usual.last_token[0] < 2 + step
     own = f"    outages: [{{at: {down + 0.5:.6f} s, lasts: 0.5 s}}]\n    speculate"
-    both = run(read(tmp_path, text.replace("    speculate", own, 1))).systems["named"].rows
+    both = run(read(text.replace("    speculate", own, 1))).systems["named"].rows
     assert both.retries.tolist() == [1]
     assert both.first_token[0] == pytest.approx(down + 2 + usual.first_token[0], rel=1e-4)
 
 
-def test_a_drafter_that_fails_is_needed_as_well(tmp_path):
+def test_a_drafter_that_fails_is_needed_as_well(read):
     """Its nodes are as many as those of the model, and fail as often. Their spares are bought."""
     own = SPEC.replace("tensor: 2}\n    spec", f"tensor: 2}}\n    faults: {FAULTS}\n    spec")
     text = own.replace("system: small", f"system: {INLINE[:-1]}, faults: {FAULTS}}}")
     text = text.replace("small: {card", "named.draft: {card")
-    both, alone = read(tmp_path, text), read(tmp_path, own)
+    both, alone = read(text), read(own)
     chips = [unit.chips for unit in failing_units(both, "named", both.deploy("named"))]
     assert chips == [2, 2]
     assert total_capex(both, {"named": 1}).chips - total_capex(
@@ -263,24 +246,24 @@ def test_the_uncertain_numbers_of_a_drafter_move_its_system(scenario):
     assert low["joules"] < high["joules"]
 
 
-def test_a_single_user_takes_the_joules_of_the_sensitivity(tmp_path):
+def test_a_single_user_takes_the_joules_of_the_sensitivity(read):
     """The last of 158 steps yields fewer tokens, and the prompt is short."""
     text = SPEC.replace("users: 4, requests: 8, prompt: 64 token, output: 24", USER)
     text = text.replace("acceptance: 0.7,", "acceptance: 0.7, sampling: expected,")
     text = text.replace("acceptance: 0.7\n", "acceptance: 0.7\n      sampling: expected\n")
-    scenario = read(tmp_path, text.replace("  both: {fleet: {named: 2, plain: 1}}\n", ""))
+    scenario = read(text.replace("  both: {fleet: {named: 2, plain: 1}}\n", ""))
     for name, system in run(scenario).summary.systems.items():
         single = single_request_metrics(scenario, name, scenario.plain(name))
         assert single["joules"] == pytest.approx(system.costs.energy.joules_per_token, rel=0.01)
 
 
-def test_a_search_by_capacity_finds_the_best_of_all_plans_of_the_model(tmp_path):
+def test_a_search_by_capacity_finds_the_best_of_all_plans_of_the_model(read):
     """Each plan is also simulated on its own. Two replicas would need a second drafter."""
     text = SPEC.replace("  both: {fleet: {named: 2, plain: 1}}\n", "")
     text = text.replace("economics:", "slo: {tpot: 9 ms, ttft: 1 s}\neconomics:", 1)
 
     def planned(plan):
-        whole = read(tmp_path, text.replace("tensor: 2}\n    spec", f"{plan}}}\n    spec", 1))
+        whole = read(text.replace("tensor: 2}\n    spec", f"{plan}}}\n    spec", 1))
         named = {"named": whole.plain("named")}
         return whole.model_copy(update={"systems": named})
 

@@ -39,6 +39,7 @@ def test_a_user_gets_a_token_each_lap_of_the_ring():
         ("systems.lpu.outages=[{at: 1 s, lasts: 1 s}]", "outages; expected"),
         ("systems.lpu.plan.slots=60", "plan.slots; expected"),
         ("systems.lpu.prefix_caching=true", "prefix_caching; expected"),
+        ("systems.lpu.token_budget=1 token", "token_budget; expected"),
         ("systems.lpu.routing=sampled", "routing: sampled; expected"),
         ("systems.lpu.link_errors={bit_error_rate: 1e-15}", "link_errors; expected"),
         ("systems.lpu.engine=ideal", "engine ideal, which has no tokens_per_beat; expected one"),
@@ -60,7 +61,9 @@ def test_a_ring_as_an_engines_default_is_an_error_at_the_engine():
 
 
 def test_no_more_sequences_than_beats():
-    with pytest.raises(sim.PlanError, match="max_sequences: got 54; expected at most the 53 beats"):
+    with pytest.raises(
+        sim.PlanError, match="max_sequences: got 54; expected at most 53, one a beat"
+    ):
         check(read_ring("systems.lpu.max_sequences=54"))
     check(read_ring("systems.lpu.max_sequences=53"))
 

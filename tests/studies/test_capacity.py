@@ -18,7 +18,7 @@ from sim.scenario.layout import check
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.studies.bound import load_bound
-from sim.studies.capacity import BRACKET_RATIO, capacity
+from sim.studies.capacity import BRACKET_RATIO, Guess, capacity
 from sim.studies.processes import results_of
 from sim.studies.run import run
 from sim.studies.trials import TrialSeries
@@ -496,10 +496,15 @@ def test_the_capacity_is_the_same_for_any_number_of_processes(make_scenario, ser
         assert beside.systems[name].series is not system.series
 
 
-def test_a_search_of_code_that_cannot_be_pickled_is_made_here():
+def test_a_search_of_code_that_cannot_be_pickled_is_made_here(capsys):
+    """A line on stderr says so, but not if one process was asked for."""
     reported = []
     found = results_of(lambda n: reported.append(n) or n + 1, {"b": 1, "a": 2}, jobs=2)
     assert (found, reported) == ({"b": 2, "a": 3}, [1, 2])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("--jobs 2: one process works, since another cannot get a value: ")
+    results_of(lambda n: n, {"b": 1, "a": 2}, jobs=1)
+    assert not capsys.readouterr().err
 
 
 def test_the_costs_of_the_best_trial_need_no_other_trial(make_scenario, service):
@@ -507,6 +512,30 @@ def test_the_costs_of_the_best_trial_need_no_other_trial(make_scenario, service)
     kept = found.costs
     found.series.last_met = None
     assert found.series.costs(found.best) == kept
+
+
+def test_single_requests_of_many_lengths_are_tried_only_where_no_load_is_met(
+    make_scenario, service, monkeypatch
+):
+    """They take longer than a trial. If a guess is a little too high, the next load is met."""
+    made = []
+    real = TrialSeries.unloaded_miss
+    monkeypatch.setattr(
+        TrialSeries, "unloaded_miss", lambda *of: made.append(of) or real(*of), raising=True
+    )
+    lengths = {"prompt": Length(uniform=(1, 16)), "output": Length(uniform=(1, 40))}
+    workload = Poisson(rate=1.0, requests=200, **lengths)
+    scenario = make_scenario(SLO(ttft=3 * service, tpot=1e3), workload)
+    first = capacity(scenario, requests=200).systems["one"].best.load
+    made.clear()
+    high = capacity(scenario, requests=200, guess=Guess(1.2 * first)).systems["one"]
+    assert high.series.tried[0].met(0.9) is False
+    assert high.best.load == pytest.approx(first, rel=0.04)
+    assert not made
+    hopeless = scenario.model_copy(update={"slo": SLO(ttft=0.1 * service)})
+    found = capacity(hopeless, requests=200, guess=Guess(first)).systems["one"]
+    assert "even alone" in found.reason
+    assert len(made) == 1
 
 
 def test_a_closed_loop_has_ten_requests_of_each_user_whatever_the_system_holds(

@@ -265,6 +265,16 @@ def test_a_row_of_another_length_is_refused(make_table, kind, change):
         measured_points(path)
 
 
+def test_blank_lines_before_the_head_of_a_table_count_as_lines_alone(make_table):
+    path = make_table("published", {}, {})
+    plain, text = measured_points(path), path.read_text()
+    path.write_text("\n \n" + text)
+    assert measured_points(path) == plain
+    path.write_text("\n \n" + text.rstrip() + ",9\n")
+    with pytest.raises(ScenarioError, match=r"mine.csv:5: the row has more or fewer cells"):
+        measured_points(path)
+
+
 def test_other_columns_do_not_matter_and_no_output_is_one_token(make_table):
     path = make_table("published", {"output_tokens": 0, "metric": "TTFT_ms", "weather": "fine"})
     assert measured_points(path)[0].output == 1

@@ -184,6 +184,15 @@ def test_columns_are_found_by_name_in_any_order_among_others(file):
     assert (columns.prompt.tolist(), columns.output.tolist()) == ([100], [20])
 
 
+@pytest.mark.parametrize("blank", ["\n", "\r\n \n"])
+def test_blank_lines_before_a_header_count_as_lines_alone(file, blank):
+    table = "arrived_at,num_prefill_tokens,num_decode_tokens\n1,100,20\n"
+    plain, after = read_trace(file(table)), read_trace(file(blank + table))
+    assert (after.prompt.tolist(), after.source) == (plain.prompt.tolist(), plain.source)
+    line = 3 + blank.count("\n")
+    assert refused(file(f"{blank}{table}2,x,5\n")).startswith(f"recorded:{line}: ")
+
+
 @pytest.mark.parametrize("command", ["gzip", "zstd"])
 def test_compressed_files_are_read_as_plain_ones(file, command):
     if not shutil.which(command):
@@ -193,7 +202,14 @@ def test_compressed_files_are_read_as_plain_ones(file, command):
     plain, unpacked = read_trace(file(MOONCAKE)), read_trace(file(packed))
     assert unpacked.arrival.tolist() == plain.arrival.tolist()
     assert unpacked.hash_ids == plain.hash_ids
-    assert refused(file(packed[:-9])).startswith("recorded: damaged, or no text when decompressed")
+    hint = "expected gzip or Zstandard of a text; try decompressing it"
+    damaged = "recorded: got a compressed file that is damaged, or holds no text"
+    assert refused(file(packed[:-9])) == f"{damaged}; {hint}"
+    twice = refused(file(compress(input=packed).stdout))
+    assert (
+        twice
+        == f"{damaged if command == 'zstd' else 'recorded: got a file that is compressed twice'}; {hint}"
+    )
     assert (
         refused(file(compress(input=b"").stdout))
         == "recorded:1: got an empty file; expected a trace with requests"

@@ -77,7 +77,7 @@ Phase = tuple[Message, ...]
 def everyone_to_everyone(members: Sequence[int], share: float) -> Phase:
     """Return a message from each chip to each other chip.
 
-    In turn k chip i sends to chip i + k, so that no chip receives two messages at once.
+    In turn k chip i sends to chip i + k, so that no chip receives two messages at the same time.
     """
     n = len(members)
     return tuple(
