@@ -117,6 +117,8 @@ class Engine(Sourced):
     Time of a collective: for n chips, each phase has a latency of `collective_latency + n *
     collective_latency_per_chip`, and `collective_efficiency` of the link's bandwidth, unless the
     topology's file says what collectives reach.
+    Time between multiplies: bytes / (elementwise_efficiency * bandwidth); see
+    `sim.cost.multiplies.elementwise_bytes`.
     Time of a step: the layers, `layers * layer_overhead`, `step_overhead`, and `sequences *
     sequence_overhead` with the sequences of the fullest rank of attention data parallelism.
 
@@ -167,6 +169,11 @@ class Engine(Sourced):
         default=None,
         description="Share of the peak rate that attention reaches, 0 to 1; default: that of "
         "`kernels`.",
+    )
+    elementwise_efficiency: Fraction | None = Field(
+        default=None,
+        description="Share of the memory bandwidth that norms and activation functions reach, 0 to "
+        "1; default: they take no time.",
     )
     layer_overhead: Seconds = Field(description="Extra time of each layer in a step [s].")
     step_overhead: Seconds = Field(description="Extra time of each step [s].")
