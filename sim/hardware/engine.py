@@ -117,8 +117,6 @@ class Engine(Sourced):
     Time of a collective: for n chips, each phase has a latency of `collective_latency + n *
     collective_latency_per_chip`, and `collective_efficiency` of the link's bandwidth, unless the
     topology's file says what collectives reach.
-    Time between multiplies: bytes / (elementwise_efficiency * bandwidth); see
-    `sim.cost.multiplies.elementwise_bytes`.
     Time of a step: the layers, `layers * layer_overhead`, `step_overhead`, and `sequences *
     sequence_overhead` with the sequences of the fullest rank of attention data parallelism.
 
@@ -171,9 +169,7 @@ class Engine(Sourced):
         "`kernels`.",
     )
     elementwise_efficiency: Fraction | None = Field(
-        default=None,
-        description="Share of the memory bandwidth that norms and activation functions reach, 0 to "
-        "1; default: they take no time.",
+        default=None, description="Bandwidth share of norms and activations; default: no time."
     )
     layer_overhead: Seconds = Field(description="Extra time of each layer in a step [s].")
     step_overhead: Seconds = Field(description="Extra time of each step [s].")
@@ -187,8 +183,7 @@ class Engine(Sourced):
     )
     collective_latency: Seconds | None = Field(
         default=None,
-        description="Software's latency of each phase of a collective [s]; default: that of "
-        "`kernels`.",
+        description="Software's latency of a collective's phase [s]; default: that of `kernels`.",
     )
     collective_latency_per_chip: Seconds | None = Field(
         default=None,
@@ -288,13 +283,11 @@ class Engine(Sourced):
     )
     moe_skew: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
         default=None,
-        description="Exponent s of the experts' popularity: expert i has a probability "
-        "proportional to i^-s; default: 0.",
+        description="Exponent s of the popularity of expert i, proportional to i^-s; default: 0.",
     )
     points: tuple[str, ...] = Field(
         default=(),
-        description="Chips on which the engine was measured; `sramsim calibrate` adds those of "
-        "its points.",
+        description="Chips on which it was measured; `sramsim calibrate` adds those of its points.",
     )
     fit: EngineFit | None = Field(
         default=None, description="Numbers that `sramsim calibrate` may change; default: none."
