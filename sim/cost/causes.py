@@ -156,6 +156,15 @@ def attention_causes(
     return (start, main) if losses.fixed else (main,)
 
 
+def elementwise_cause(layout: Layout, nbytes: Bytes) -> Cause:
+    """Return the cause of what chips do between multiplies. nbytes: that each of them moves."""
+    memory, efficiency = layout.weights_memory, layout.engine.elementwise_efficiency
+    assert efficiency is not None
+    keys = f"chip.memory.{layout.plan.weights_in}.bandwidth", "engine.elementwise_efficiency"
+    what, chips = "norms and activations", layout.plan.tensor
+    return Cause(what, "memory", chips * nbytes, "B", chips, memory.bandwidth, efficiency, keys)
+
+
 def embedding_causes(layout: Layout, nbytes: Bytes) -> tuple[Cause, ...]:
     """Return the cause of reading the rows of an embedding."""
     key = f"chip.memory.{layout.plan.weights_in}.bandwidth"

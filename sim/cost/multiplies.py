@@ -158,6 +158,21 @@ def shaped_multiply(
     )
 
 
+def elementwise_bytes(layout: Layout, block: Block, dense: Sequence[Multiply]) -> Bytes:
+    """Return the bytes that a chip moves for a token between the multiplies of a block.
+
+    Norms, rotations and activation functions write the inputs of dense multiplies, and read their
+    outputs. Each chip of a tensor group also reads and writes the whole residual.
+    Routed experts: their kernel was timed with what is between its multiplies, so only its output
+    is read.
+    Left out: writing K and V; that an all-reduce may be fused with the norm after it.
+    """
+    width = layout.plan.hidden.bytes
+    whole = (3 if block.experts else 2) * layout.model.hidden_size * width
+    inputs = sum(multiply.shape[0] for multiply in dense) * layout.plan.activations.bytes
+    return whole + inputs + sum(multiply.shape[1] for multiply in dense) * width
+
+
 def in_whole_tiles(multiply: Multiply) -> Multiply:
     """Return the multiply with its matrix padded to whole tiles. Left out: padded activations."""
     grown = multiply.padding

@@ -9,6 +9,7 @@ import numpy as np
 from sim.cost.attention import AttentionKind, attention_losses
 from sim.cost.causes import (
     attention_causes,
+    elementwise_cause,
     embedding_causes,
     exchange_causes,
     fixed_rows,
@@ -22,6 +23,7 @@ from sim.cost.layout import Layout
 from sim.cost.multiplies import (
     Multiply,
     dense_multiplies,
+    elementwise_bytes,
     expert_multiplies,
     multiply_shares,
     multiply_sides,
@@ -42,7 +44,7 @@ from sim.cost.terms import (
 from sim.cost.work import Work
 from sim.hardware.engine import Engine
 from sim.model.blocks import Block, Mixer
-from sim.units import Seconds
+from sim.units import Bytes, Seconds
 
 # The shares of rows of one term.
 IS_OVERHEAD, IS_COLLECTIVE, IS_HOP = map(all_of, (OVERHEAD, COLLECTIVES, HOPS))
@@ -53,6 +55,7 @@ class BlockCost:
     """How often stages have a block, its matrices, and its fixed times. No step changes these.
 
     by_group: `repeats` in each group of stages with equal collectives, by its first stage.
+    moved: bytes between multiplies for each token; 0 if the engine does not count them.
     """
 
     repeats: Array
@@ -60,6 +63,7 @@ class BlockCost:
     dense: tuple[Multiply, ...]
     routed: tuple[Multiply, ...]
     fixed: tuple[Row, ...]
+    moved: Bytes
 
 
 class StepRows:
@@ -211,6 +215,8 @@ class StepRows:
             return
         yield from cost.fixed
         yield from self._dense_rows(block, cost, ranked)
+        if cost.moved:
+            yield _elementwise_row(layout, block, cost, ranked)
         if block.experts:
             shards = self.layout.plan.expert
             if drawn:
@@ -261,12 +267,14 @@ def _block_cost(layout: Layout, block: Block, groups: dict[int, Array]) -> Block
     repeats = np.array([float(blocks.count(block)) for blocks in stages])
     by_group = {stage: repeats * members for stage, members in groups.items()}
     dense, routed = dense_multiplies(layout, block), expert_multiplies(layout, block)
+    counts_moves = layout.engine.elementwise_efficiency is not None
     return BlockCost(
         repeats,
         {stage: counts for stage, counts in by_group.items() if counts.any()},
         dense,
         routed,
         tuple(_fixed_rows(layout.engine, block, repeats, dense, routed)),
+        elementwise_bytes(layout, block, dense) if counts_moves else 0.0,
     )
 
 
@@ -312,6 +320,13 @@ def _multiply_rows(
         shares = partial(multiply_shares, layout, multiply, tokens, sides, shorter=True)
         causes = partial(unhidden_causes, layout, multiply, tokens, sides)
         yield Row(block, repeats, times * sides.unhidden, 0.0, shares, causes)
+
+
+def _elementwise_row(layout: Layout, block: Block, cost: BlockCost, tokens: int) -> Row:
+    """Return the row of what a block does between its multiplies."""
+    cause = elementwise_cause(layout, tokens * cost.moved)
+    shares = all_of(ACTIVATIONS)
+    return Row(block, cost.repeats, cause.seconds, 0.0, shares, partial(tuple, (cause,)))
 
 
 def _attention_shares(layout: Layout, shape: Mixer, decode: bool, sides: Sides) -> Shares:

@@ -168,6 +168,9 @@ class Engine(Sourced):
         description="Share of the peak rate that attention reaches, 0 to 1; default: that of "
         "`kernels`.",
     )
+    elementwise_efficiency: Fraction | None = Field(
+        default=None, description="Bandwidth share of norms and activations; default: no time."
+    )
     layer_overhead: Seconds = Field(description="Extra time of each layer in a step [s].")
     step_overhead: Seconds = Field(description="Extra time of each step [s].")
     sequence_overhead: Seconds = Field(
@@ -180,8 +183,7 @@ class Engine(Sourced):
     )
     collective_latency: Seconds | None = Field(
         default=None,
-        description="Software's latency of each phase of a collective [s]; default: that of "
-        "`kernels`.",
+        description="Software's latency of a collective's phase [s]; default: that of `kernels`.",
     )
     collective_latency_per_chip: Seconds | None = Field(
         default=None,
@@ -281,13 +283,11 @@ class Engine(Sourced):
     )
     moe_skew: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
         default=None,
-        description="Exponent s of the experts' popularity: expert i has a probability "
-        "proportional to i^-s; default: 0.",
+        description="Exponent s of the popularity of expert i, proportional to i^-s; default: 0.",
     )
     points: tuple[str, ...] = Field(
         default=(),
-        description="Chips on which the engine was measured; `sramsim calibrate` adds those of "
-        "its points.",
+        description="Chips on which it was measured; `sramsim calibrate` adds those of its points.",
     )
     fit: EngineFit | None = Field(
         default=None, description="Numbers that `sramsim calibrate` may change; default: none."

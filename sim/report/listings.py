@@ -238,11 +238,8 @@ def calibration_table(fit: "Calibration") -> RenderableType:
         table.add_row(",\n".join(number.keys), number.written(number.start), *fitted, between)
     from sim.validation.calibrate import TTFT_WEIGHT
 
-    line = (
-        f"root mean square error {100 * fit.error:.1f} %, leave-one-out {100 * fit.left_out:.1f} %"
-    )
     counted = f"of 100 ln(simulated / measured); a TTFT beside a TPOT counts {TTFT_WEIGHT:g} of it"
-    return Group(table, Text(), Text(f"{line} ({counted})."))
+    return Group(table, Text(), Text(f"{fit.errors} ({counted})."))
 
 
 def message_table(

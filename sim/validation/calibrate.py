@@ -15,7 +15,7 @@ too, until fewer numbers than measurements are left.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,6 +54,8 @@ class Calibration:
     error: root mean square of ln(simulated / measured).  A TTFT is weighted, and bounds that hold
     are left out.
     left_out: the same, with each point predicted from the others.
+    configuration_left_out: the same, with each configuration, which is all points that differ only
+    in their users, predicted from the others. A number that it alone identifies stays as it is.
     """
 
     engine: str
@@ -63,6 +65,7 @@ class Calibration:
     tables: tuple[str, ...]
     error: float
     left_out: float
+    configuration_left_out: float
     own: str = ""  # file of the user's points; empty for points of the catalogue
 
     @property
@@ -82,6 +85,15 @@ class Calibration:
         also = f" and {bounds} bound{'s' if bounds > 1 else ''}" if bounds else ""
         return f"{len(self.points) - bounds} points{also} of {', '.join(self.tables)}"
 
+    @property
+    def errors(self) -> str:
+        """The errors of the fit in words."""
+        return (
+            f"root mean square error {100 * self.error:.1f} %, leave-one-out"
+            f" {100 * self.left_out:.1f} %, leave-one-configuration-out"
+            f" {100 * self.configuration_left_out:.1f} %"
+        )
+
 
 def calibrate(
     path: Path,
@@ -92,7 +104,7 @@ def calibrate(
 
     own_table: a user's measurements; None means the catalogue's points of that engine.
     Standard errors and leave-one-out errors are those of the linear problem at the minimum.
-    A residual r that is left out becomes r / (1 - h), with its leverage h.
+    See `left_out_residuals`.
     Raises: UserError if the file has no `fit`, no points, fewer points than numbers, or if no
     number is identifiable.
     """
@@ -133,18 +145,21 @@ def calibrate(
             _hold(document, number, progress)
         fixed += stuck
         free = [number for number in free if number.keys not in {s.keys for s in stuck}]
-    leverage = np.diag(jacobian @ np.linalg.pinv(jacobian))
     counted = _counted(points, residuals)
-    left_out = (residuals / np.maximum(1 - leverage, 1e-3))[counted]
-    residuals = residuals[counted]
+    configurations = [point.group or point.id for point in points for _ in point.measured]
+
+    def error(residuals: NDArray[np.float64]) -> float:
+        return float(np.sqrt(np.mean(residuals[counted] ** 2)))
+
     return Calibration(
         engine.id,
         tuple(fitted),
         tuple(fixed),
         tuple(points),
         tuple(dict.fromkeys(name for name, _ in own)),
-        float(np.sqrt(np.mean(residuals**2))),
-        float(np.sqrt(np.mean(left_out**2))),
+        error(residuals),
+        error(left_out_residuals(residuals, jacobian, range(len(residuals)))),
+        error(left_out_residuals(residuals, jacobian, configurations)),
         own_table.name if own_table else "",
     )
 
@@ -302,6 +317,28 @@ def _least_squares(
         for number, value, error in zip(free, values, errors, strict=True)
     ]
     return fitted, rest, fit.jac
+
+
+def left_out_residuals(
+    residuals: NDArray[np.float64], jacobian: NDArray[np.float64], groups: Sequence[object]
+) -> NDArray[np.float64]:
+    """Return the residuals of each group in a fit to all other groups: float[residual].
+
+    Residuals r of a group become r / (1 - H), with the group's part H of the hat matrix
+    J (J^T J)^-1 J^T. That is exact for a linear problem.
+    1 - H is at least 1e-3, so that a number that one group alone identifies does not move far.
+
+    jacobian: float[residual, number]. groups: the group of each residual.
+    """
+    hat = jacobian @ np.linalg.pinv(jacobian)
+    left_out = np.empty_like(residuals)
+    members: dict[object, list[int]] = {}
+    for place, group in enumerate(groups):
+        members.setdefault(group, []).append(place)
+    for own in members.values():
+        spare, axes = np.linalg.eigh(np.eye(len(own)) - hat[np.ix_(own, own)])
+        left_out[own] = axes @ ((axes.T @ residuals[own]) / np.maximum(spare, 1e-3))
+    return left_out
 
 
 def fit_residuals(

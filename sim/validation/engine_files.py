@@ -36,14 +36,14 @@ def fitted_engine_file(path: Path, fit: Calibration) -> str:
     for key in (key for number in fit.unidentifiable for key in number.keys):
         if source.get(key, "").startswith("fitted"):
             source[key] = f"assumed: {fit.data} do not identify it; {fit.command}"
-    errors = (
-        f"root mean square error {100 * fit.error:.1f} %, leave-one-out {100 * fit.left_out:.1f} %"
-    )
     data: dict[str, object] = {
         key: value for key, value in document.data.items() if key not in ("source", "range", "fit")
     }
     numbers = f"{fit.degrees} number{'s' * (fit.degrees > 1)}"
-    data["fit"] = {**value_at(document.data, ("fit",)), "found": f"{numbers}, {fit.data}: {errors}"}
+    data["fit"] = {
+        **value_at(document.data, ("fit",)),
+        "found": f"{numbers}, {fit.data}: {fit.errors}",
+    }
     measured_on = {
         point.system.chip.id for point in fit.points if point.system and point.system.chip
     }

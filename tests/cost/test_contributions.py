@@ -49,7 +49,9 @@ def test_lines_add_up_to_the_terms_and_their_formulas_hold(
         plan=plan,
         model=make_model(**(routed if case == "experts" else {})),
         chip=make_chip(**parts),
-        engine=request.getfixturevalue(software).model_copy(update={"overlap": 0.5}),
+        engine=request.getfixturevalue(software).model_copy(
+            update={"overlap": 0.5, "elementwise_efficiency": 0.6}
+        ),
     )
     costs = deployment.costs
     for work in (DECODE, MIXED):

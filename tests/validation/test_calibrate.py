@@ -3,6 +3,7 @@
 import csv
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -464,3 +465,22 @@ def test_the_command_prints_and_writes_the_fit(measured, file, monkeypatch, caps
     assert read_value(path, Engine).layer_overhead == pytest.approx(20e-6), (
         "the file that was read stays as it was"
     )
+
+
+def test_a_left_out_group_is_predicted_by_a_fit_to_the_others():
+    rng = np.random.default_rng(0)
+    jacobian, measured = rng.normal(size=(9, 2)), rng.normal(size=9)
+    groups = ["a", "b", "a", "c", "b", "d", "d", "a", "d"]
+    residuals = measured - jacobian @ np.linalg.lstsq(jacobian, measured)[0]
+    left_out = module.left_out_residuals(residuals, jacobian, groups)
+    for group in "abcd":
+        own = np.array([each == group for each in groups])
+        fit = np.linalg.lstsq(jacobian[~own], measured[~own])[0]
+        assert left_out[own] == pytest.approx(measured[own] - jacobian[own] @ fit)
+
+
+def test_a_number_that_one_group_alone_identifies_keeps_its_value():
+    jacobian = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 1.0], [1.0, 1.0]])
+    residuals = np.array([0.1, -0.1, 0.2, -0.2])
+    left_out = module.left_out_residuals(residuals, jacobian, ["a", "b", "c", "c"])
+    assert left_out == pytest.approx([0.2, -0.2, 0.2, -0.2])
