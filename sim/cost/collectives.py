@@ -12,7 +12,7 @@ from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Algorithm, Copies, Operation, Topology
 from sim.model.blocks import Block, Experts
-from sim.units import Bytes, Seconds, longest
+from sim.units import Bytes, Seconds, longest, shortest
 
 TOKEN_BYTES = 4.0  # of a sampled token's number, on its way back to the first stage
 
@@ -136,14 +136,10 @@ class Collectives:
 
         Slower computing hides more, so the time without losses may be the longer one.
         """
-        time, lossless, routed = 0.0, 0.0, 0.0
-        for exchange in exchanges:
-            time += exchange.time
-            lossless += exchange.ideal
-            routed += exchange.ideal if self.routes(exchange) else 0.0
-        if routed:
+        time, lossless = sum(e.time for e in exchanges), sum(e.ideal for e in exchanges)
+        if routed := [e.ideal for e in exchanges if self.routes(e)]:
             time -= self.hidden(exchanges, ranked, computing)
-            lossless -= self._overlapped(routed, ranked, ideal)
+            lossless -= self._overlapped(sum(routed), ranked, ideal)
         return time, lossless
 
     def _overlapped(self, routed: Seconds, ranked: int, computing: Seconds) -> Seconds:
@@ -151,7 +147,7 @@ class Collectives:
 
         A single token for each rank cannot be split into two micro-batches, so nothing hides it.
         """
-        return min(routed, computing) if ranked > 1 else 0.0
+        return shortest((routed, computing)) * (ranked > 1)
 
     def latency(self, exchange: Exchange) -> Seconds:
         """Return the time of an exchange without bytes: latencies, and additions of its phases."""

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import numpy as np
+
 from sim.cost.attention import (
     cache_reads,
     position_bytes,
@@ -221,10 +223,10 @@ def _parts(costs: StepRows, block: Block, tally: Tally) -> Iterator[_Part]:
         yield _multiply_part(multiply, plan.attention_data * steps, tokens)
     if experts := block.experts:
         skew = layout.engine.moe_skew or 0.0
-        reached = sum(
-            count * expected_shard(experts, skew, number, 1)[0]
-            for number, count in tally.batch_steps.items()
+        numbers, counts = (
+            np.array([*of]) for of in (tally.batch_steps, tally.batch_steps.values())
         )
+        reached = float(expected_shard(experts, skew, numbers, 1)[0] @ counts)
         for multiply in cost.routed:
             yield _multiply_part(multiply, reached, tokens * experts.per_token)
     for mixer in block.mixers:

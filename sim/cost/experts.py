@@ -16,27 +16,31 @@ MOST_TOGETHER = 256  # steps that are drawn together; fewer if they have many to
 DRAWS = 64  # of tokens to experts, because an expected maximum has no closed form
 
 
-@lru_cache(maxsize=1 << 16)
-def expected_shard(experts: Experts, skew: float, tokens: int, shards: int) -> tuple[float, float]:
+def expected_shard(
+    experts: Experts, skew: float, tokens: int | Loads, shards: int
+) -> tuple[float, float]:
     """Return the expected experts that the slowest shard reaches, and the tokens of each of them.
 
+    tokens: may be an array; then both are, too.
     One shard: E - sum of (1 - q_i)^T, where q_i is the chance that a token takes expert i.
     Several shards: the mean over 64 draws of the shard that reaches most. From 128 tokens it is
     drawn for 64 numbers of tokens in each doubling, and linear between them.
-    Results are kept for the whole process, because other engines and chips need the same ones.
     """
     if shards == 1:
-        reached = float(np.sum(1 - (1 - experts.chances(skew)) ** tokens))
+        missed = (1 - experts.chances(skew)) ** np.expand_dims(tokens, -1)
+        reached = (1 - missed).sum(axis=-1)
         return reached, tokens * experts.per_token / reached
-    spacing = 1 << max(0, tokens.bit_length() - 7)
-    part = tokens % spacing / spacing
-    reached, share = _drawn_shard(experts, skew, tokens - tokens % spacing, shards)
-    if part:
-        following = tokens - tokens % spacing + spacing
-        more_reached, more_share = _drawn_shard(experts, skew, following, shards)
-        reached += part * (more_reached - reached)
-        share += part * (more_share - share)
+    spaced = [(number, load_spacing(number)) for number in np.ravel(tokens).tolist()]
+    below, above = ({n // by * by for n, by in spaced}, {-(-n // by) * by for n, by in spaced})
+    drawn = sorted(below | above)
+    loads = [_drawn_shard(experts, skew, number, shards) for number in drawn]
+    reached, share = (np.interp(tokens, drawn, column) for column in zip(*loads, strict=True))
     return reached, share
+
+
+def load_spacing(tokens: int) -> int:
+    """Return the distance between the numbers of tokens for which loads of shards are drawn."""
+    return 1 << max(0, tokens.bit_length() - 7)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -103,7 +103,6 @@ class StepRows:
             widths = (layout.width, *[1] * (layout.width - 2))
             self.drafter = StepRows(layout.drafter, widths=widths)
         self.kinds = [*self._own_kinds(), *self._draft_kinds()]
-        self._dense: dict[tuple[Block, int], tuple[Row, ...]] = {}
 
     def _own_kinds(self) -> Iterator[AttentionKind]:
         """Yield the kinds of attention of the layout's model."""
@@ -123,14 +122,8 @@ class StepRows:
 
     @property
     def elementwise(self) -> bool:
-        """Whether `body_rows` takes arrays of numbers of tokens, as it does without experts.
-
-        Left out: the loads of experts, and attention ranks, which have other numbers.
-        """
-        layout = self.layout
-        kinds = layout.chip.compute.elementwise and layout.topology.elementwise
-        own = kinds and not self.routed and layout.plan.attention_data == 1
-        return own and (not self.drafter or self.drafter.elementwise)
+        """Whether rows take arrays of numbers of tokens. A user's own chip or topology may not."""
+        return self.layout.chip.compute.elementwise and self.layout.topology.elementwise
 
     def _mixing(self) -> Array:
         """Return float[stage]: the layers with mixers, over all passes of a step."""
@@ -162,9 +155,10 @@ class StepRows:
             if work.prompt_tokens and kind.prompts:
                 yield attention_row(kind, work, decode=False)
 
-    def body_rows(self, tokens: int, ranked: int, load: DrawnLoad = ()) -> Iterator[Row]:
+    def body_rows(self, tokens: int | None, ranked: int, load: DrawnLoad = ()) -> Iterator[Row]:
         """Yield the rows that depend on tokens alone: blocks, collectives, the overhead of a step.
 
+        tokens: None leaves out the multiplies of experts, as if they hid no collective.
         ranked: tokens of the fullest rank. Both may be arrays; then the times are, too.
         load: the drawn load of the experts in this step; () for the expected one.
         Left out: the head, and attention.
@@ -172,7 +166,9 @@ class StepRows:
         drawn = dict(zip(self.routed, load, strict=False))
         for block, cost in self.blocks.items():
             if block.kind != "head":
-                rows = [*self._block_rows(block, cost, tokens, ranked, drawn.get(block))]
+                rows = [*self._dense_rows(block, cost, ranked)]
+                if tokens is not None:
+                    rows += self._expert_rows(block, cost, tokens, drawn.get(block))
                 yield from rows
                 alone = sum(row.seconds for row in rows), sum(row.ideal for row in rows)
                 for stage, repeats in cost.by_group.items():
@@ -187,24 +183,24 @@ class StepRows:
         if self.drafter:
             yield from self._drafting(self.drafter.body_rows(tokens, ranked), 1)
 
+    def expert_rows(self, tokens: int, load: DrawnLoad = ()) -> Iterator[Row]:
+        """Yield the rows that `body_rows` leaves out without `tokens`."""
+        drawn = dict(zip(self.routed, load, strict=False))
+        for block in self.routed:
+            yield from self._expert_rows(block, self.blocks[block], tokens, drawn.get(block))
+        if self.drafter:
+            yield from self._drafting(self.drafter.expert_rows(tokens), 1)
+
     def _drafting(self, rows: Iterator[Row], passes: int) -> Iterator[Row]:
         """Yield rows of the drafter for some passes, as rows of the last stage's head."""
         for row in rows if passes else ():
             repeats = passes * row.repeats.item() * self.last
             yield row._replace(part=self.head, repeats=repeats)
 
-    def _block_rows(
-        self,
-        block: Block,
-        cost: BlockCost,
-        tokens: int,
-        ranked: int,
-        drawn: tuple[int, int] | None = None,
-    ) -> Iterator[Row]:
-        """Yield a block's fixed times and its multiplies, but not its attention.
+    def _dense_rows(self, block: Block, cost: BlockCost, ranked: int) -> Iterator[Row]:
+        """Yield a block's fixed times, and the multiplies that every token passes.
 
         An embedding reads a row for each token.
-        drawn: the experts that the slowest shard reaches, and the most tokens of a shard.
         """
         layout = self.layout
         if block.kind == "embedding":
@@ -214,51 +210,62 @@ class StepRows:
             yield Row(block, cost.repeats, time, time, all_of(ACTIVATIONS), causes)
             return
         yield from cost.fixed
-        yield from self._dense_rows(block, cost, ranked)
+        for multiply in cost.dense:
+            yield from _multiply_rows(layout, block, cost.repeats, multiply, ranked)
         if cost.moved:
             yield _elementwise_row(layout, block, cost, ranked)
+
+    def _expert_rows(
+        self, block: Block, cost: BlockCost, tokens: int, drawn: tuple[int, int] | None
+    ) -> Iterator[Row]:
+        """Yield the multiplies of a block's experts, if it has some.
+
+        drawn: the experts that the slowest shard reaches, and the most tokens of a shard.
+        """
         if block.experts:
-            shards = self.layout.plan.expert
             if drawn:
                 reached, share = float(drawn[0]), drawn[1] / drawn[0]
             else:
+                shards = self.layout.plan.expert
                 reached, share = expected_shard(block.experts, self.skew, tokens, shards)
             for multiply in cost.routed:
-                yield from _multiply_rows(layout, block, cost.repeats, multiply, share, reached)
-
-    def _dense_rows(self, block: Block, cost: BlockCost, ranked: int) -> tuple[Row, ...]:
-        """Return the dense multiplies of a block.
-
-        They are kept where attention has ranks, because many numbers of tokens have one `ranked`.
-        """
-        keeps = self.layout.plan.attention_data > 1
-        if keeps and (kept := self._dense.get((block, ranked))):
-            return kept
-        of_multiply = partial(_multiply_rows, self.layout, block, cost.repeats)
-        rows = tuple(row for multiply in cost.dense for row in of_multiply(multiply, ranked))
-        if keeps:
-            self._dense[block, ranked] = rows
-        return rows
+                yield from _multiply_rows(
+                    self.layout, block, cost.repeats, multiply, share, reached
+                )
 
     def sampling_rows(self, logits: int, sequences: int, drafting: int) -> Iterator[Row]:
         """Yield the head for the positions that are sampled, and the engine's time for sequences.
 
-        With speculation, also what each pass of the drafter adds for the `drafting` sequences.
-        logits, sequences: may be arrays, as in `body_rows`. drafting: is one number.
+        With speculation, also the further passes of the drafter for the `drafting` sequences.
         Left out: gathering the logits.
         """
-        ranked = self.layout.plan.ranked
         if np.any(logits):
-            (head,) = self.blocks[self.head].dense
-            yield from fixed_rows(self.head, self.last, (head,))
-            yield from _multiply_rows(self.layout, self.head, self.last, head, ranked(logits))
-        overhead = self.layout.engine.sequence_overhead * ranked(sequences)
+            yield from self.head_rows(logits)
+        overhead = self.sequence_overhead(sequences)
         yield _overhead_row(self.head, self.last, "sequence_overhead", overhead)
-        if self.drafter and drafting:
+        if drafting:
+            yield from self.draft_rows(drafting)
+
+    def head_rows(self, logits: int) -> Iterator[Row]:
+        """Yield the head for the positions that are sampled. logits: may be an array."""
+        (head,) = self.blocks[self.head].dense
+        yield from fixed_rows(self.head, self.last, (head,))
+        ranked = self.layout.plan.ranked(logits)
+        yield from _multiply_rows(self.layout, self.head, self.last, head, ranked)
+
+    def sequence_overhead(self, sequences: int) -> Seconds:
+        """Return the engine's time for the sequences of a step."""
+        return self.layout.engine.sequence_overhead * self.layout.plan.ranked(sequences)
+
+    def draft_rows(self, drafting: int) -> Iterator[Row]:
+        """Yield what each pass of the drafter adds for some sequences; nothing without a drafter.
+
+        drafting: may be an array.
+        """
+        if self.drafter:
             passes = len(self.drafter.widths)
-            heads = self.drafter.sampling_rows(drafting, drafting, 0)
-            yield from self._drafting(heads, passes)
-            body = self.drafter.body_rows(drafting, ranked(drafting))
+            yield from self._drafting(self.drafter.sampling_rows(drafting, drafting, 0), passes)
+            body = self.drafter.body_rows(drafting, self.layout.plan.ranked(drafting))
             yield from self._drafting(body, passes - 1)
 
 

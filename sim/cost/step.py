@@ -5,23 +5,22 @@ rows up: `step` for the serving loop, `line` for a single stage, `terms` by caus
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 
 from sim.cost.attention import FOREVER, AttentionCore, DecodeLine
-from sim.cost.experts import DrawnLoad
+from sim.cost.experts import DrawnLoad, load_spacing
 from sim.cost.layout import Layout
 from sim.cost.rows import IS_COLLECTIVE, StepRows
-from sim.cost.terms import HOPS, OVERHEAD, TIME, Array, Row, by_term
+from sim.cost.terms import HOPS, OVERHEAD, TIME, Array, RowSums, by_term
 from sim.cost.work import Work
 from sim.model.blocks import Block, Mixer
 from sim.units import Bytes, Seconds
-
-RowsOf = Callable[[int, int, Any], Iterator[Row]]
 
 # Numbers of tokens whose times are computed together. Pipelines have many times for each.
 TOGETHER, TOGETHER_IN_PIPELINES = 512, 64
@@ -69,11 +68,17 @@ class Costs(StepRows):
         self.launched: Array = self._mixing()
         self._first_layers = [float(layers[0]) for layers in self.layers]
         self._no_growth = [0.0] * len(self.kinds)
+        self.has_experts = bool(self.routed or (self.drafter and self.drafter.routed))
+        overlaps = layout.engine.overlap and layout.plan.attention_data > 1
+        self.hides = bool(overlaps and self.has_experts)
         self.together = 1
         if self.elementwise:
             self.together = TOGETHER if self.stages == 1 else TOGETHER_IN_PIPELINES
-        self._bodies: dict[tuple[int, int, DrawnLoad], Array] = {}
-        self._samplings: dict[tuple[int, int, int], Array] = {}
+        summed = partial(RowSums, self.stages)
+        self._bodies, self._dense = summed(self.body_rows), summed(partial(self.body_rows, None))
+        self._experts, self._heads, self._drafts = map(
+            summed, (self.expert_rows, self.head_rows, self.draft_rows)
+        )
         # By kind of attention: its layers on the first stage, and their time.
         self._prompt_cores: dict[tuple[int, int], list[tuple[float, AttentionCore]]] = {}
         self._lines: dict[int, list[tuple[float, DecodeLine]]] = {}
@@ -217,33 +222,37 @@ class Costs(StepRows):
         return self.body_with(tokens, ranked, load)
 
     def body_with(self, tokens: int, ranked: int, load: DrawnLoad) -> Array:
-        """Return `body` with a drawn load of the experts; () for the expected one."""
-        return self._summed(self._bodies, self.body_rows, (tokens, ranked, load))
+        """Return `body` with a drawn load of the experts; () for the expected one.
+
+        Experts depend on all tokens, and the rest on those of the fullest rank. Each is kept by its
+        own number, unless the time of experts decides what collectives they hide.
+        """
+        if self.hides:
+            return self._bodies.at(tokens, 1, ranked, load)
+        body = self._dense.at(ranked, self.together)
+        if self.has_experts:
+            body = body + self._experts.at(tokens, 1 if load else self._near(tokens), load)
+        return body
 
     def sampling(self, logits: int, sequences: int, drafting: int) -> Seconds:
         """Return the seconds that the head, the sequences and drafts add to the last stage.
 
         drafting: sequences for which drafts are made.
         """
-        numbers = logits, sequences, drafting
-        return float(self._summed(self._samplings, self.sampling_rows, numbers)[-1])
+        seconds = self.sequence_overhead(sequences)
+        if logits:
+            seconds += self._heads.at(logits, self.together).item(-1)
+        if self.drafter and drafting:
+            seconds += self._drafts.at(drafting, self._near(drafting)).item(-1)
+        return seconds
 
-    def _summed(self, kept: dict[Any, Array], rows: RowsOf, numbers: tuple[int, int, Any]) -> Array:
-        """Return float[stage]: the sum of the rows for some numbers of tokens [s].
+    def _near(self, tokens: int) -> int:
+        """Return how many numbers of tokens near this one are computed together with it.
 
-        Formulas are elementwise. So sums are computed, and kept, for many numbers together. Drawn
-        loads and drafts belong to one number of tokens.
+        Loads of several shards are linear between the few numbers for which they are drawn.
         """
-        number, other, fixed = numbers
-        together = self.together if number and not fixed else 1
-        place = (number - 1) % together
-        key = number - place, other - place, fixed
-        if key not in kept:
-            more = cast("int", np.arange(together)) if together > 1 else 0
-            total = _total(rows(key[0] + more, key[1] + more, fixed), self.stages)
-            kept[key] = np.atleast_2d(total)
-        summed: Array = kept[key][place]
-        return summed
+        shards = self.layout.plan.expert
+        return min(self.together, load_spacing(tokens - 1)) if shards > 1 else self.together
 
     def hops(self, ranked: int) -> Array:
         """Return float[stage]: seconds from each stage's predecessor to it; 0 for the first.
@@ -300,16 +309,3 @@ class Costs(StepRows):
                 of_number = [of_kind[place] for of_kind in lines]
                 self._lines[number] = list(zip(self._first_layers, of_number, strict=True))
         return self._lines[decodes]
-
-
-def _total(rows: Iterator[Row], stages: int) -> Array:
-    """Return float[stage]; for arrays of numbers of tokens, float[number, stage] [s]."""
-    if stages == 1:  # plain floats are ten times as fast as arrays of one number
-        seconds = 0.0
-        for row in rows:
-            seconds += row.repeats.item() * row.seconds
-        return np.array([seconds]).T
-    total = np.zeros(stages)
-    for row in rows:
-        total = total + np.multiply.outer(row.seconds, row.repeats)
-    return total

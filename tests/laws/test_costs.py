@@ -153,6 +153,24 @@ def test_times_that_are_computed_together_are_those_of_each_number_of_tokens(
     assert np.array_equal(step.growth, other.growth)
 
 
+@pytest.mark.parametrize("overlap", [0.0, 0.5])
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_body_with_experts_is_the_sum_of_its_rows(
+    make_deployment, make_model, lossy, overlap, stages
+):
+    """Two ranks of two chips hold the shards of the experts. Draws are as far apart as 16 tokens."""
+    model = make_model(model_type="mixtral", num_local_experts=16, num_experts_per_tok=2)
+    engine = lossy.model_copy(update={"overlap": overlap})
+    plan = Plan(tensor=2, attention_data=2, expert=4, pipeline=stages)
+    slow = Switch(link=Link(latency=1e-5, bandwidth=1e6))  # computing hides less than all
+    costs = make_deployment(4 * stages, model=model, engine=engine, plan=plan, topology=slow).costs
+    for tokens in (2, 3, 64, 128, 129, 254, 256, 512, 513, 1025, 2047):
+        for ranked in (-(-tokens // 2), tokens - 1):
+            rows = costs.body_rows(tokens, ranked)
+            whole = sum(row.repeats * row.seconds for row in rows)
+            assert costs.body(tokens, ranked) == pytest.approx(whole, rel=1e-12)
+
+
 @given(KEYS, works())
 def test_the_fitted_part_lies_within_each_term_and_is_nothing_for_an_ideal_engine(
     deployments, key, work
