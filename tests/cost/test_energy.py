@@ -248,6 +248,13 @@ def test_nothing_is_told_where_a_number_is_not_known(make_deployment, make_chip)
         assert energy([EnergyPart(costs, 1, tally, 0.0)], 1.0, 1.0) is None
 
 
+@pytest.fixture(scope="module")
+def powered(make_deployment, make_chip):
+    """Three stages of chips with powers."""
+    return make_deployment(3, plan=Plan(pipeline=3), chip=make_chip(**POWERED))
+
+
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.floats(0, 0.01), st.integers(1, 40), st.integers(1, 40)),
@@ -255,8 +262,8 @@ def test_nothing_is_told_where_a_number_is_not_known(make_deployment, make_chip)
         max_size=12,
     )
 )
-def test_energy_is_at_least_idle_power_times_time(make_deployment, make_chip, drawn):
-    deployment = make_deployment(3, plan=Plan(pipeline=3), chip=make_chip(**POWERED))
+def test_energy_is_at_least_idle_power_times_time(powered, drawn):
+    deployment = powered
     arrival, prompt, output = (np.array(column) for column in zip(*sorted(drawn), strict=True))
     rows = serve(RequestBatch(arrival, prompt, output), deployment.costs, deployment.limits)
     elapsed = float(rows.last_token.max() - rows.arrival.min())

@@ -468,7 +468,7 @@ def test_ranks_work_without_each_other_and_all_need_the_ffn_pool(scenario):
     """Availability: of one rank, times that of all FFN chips. Without spares each has a closed form."""
     rate = 1e-6
     faults = Faults(
-        chip=Failures(rate=rate), repair=5e4, detection=0.0, horizon=1e8, samples=40, source={}
+        chip=Failures(rate=rate), repair=5e4, detection=0.0, horizon=1e8, samples=20, source={}
     )
 
     def available(attention, ffn):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -352,17 +353,22 @@ def test_a_faster_chip_never_makes_a_lone_request_slower(
     assert fast.tpot <= slow.tpot * (1 + 1e-12)
 
 
+@pytest.fixture(scope="module")
+def with_overheads(make_deployment, lossy):
+    """(attention ranks, stages) -> costs without and with a `sequence_overhead`."""
+    engines = [lossy.model_copy(update={"sequence_overhead": each}) for each in (0.0, 2e-5)]
+    costs = {}
+    for data, pipeline in product(range(1, 5), (1, 2)):
+        plan = Plan(attention_data=data, pipeline=pipeline)
+        layout = make_deployment(data * pipeline, plan=plan, engine=lossy).layout
+        costs[data, pipeline] = [Costs(replace(layout, engine=engine)) for engine in engines]
+    return costs
+
+
 @given(st.integers(1, 4), st.sampled_from([1, 2]), works())
-def test_ranks_handle_their_sequences_at_the_same_time(
-    make_deployment, lossy, data, pipeline, work
-):
+def test_ranks_handle_their_sequences_at_the_same_time(with_overheads, data, pipeline, work):
     """`sequence_overhead` is paid for the sequences of the fullest rank, in every spelling of a step's time."""
-    plan = Plan(attention_data=data, pipeline=pipeline)
-    layout = make_deployment(data * pipeline, plan=plan, engine=lossy).layout
-    none, some = (
-        Costs(replace(layout, engine=lossy.model_copy(update={"sequence_overhead": each})))
-        for each in (0.0, 2e-5)
-    )
+    none, some = with_overheads[data, pipeline]
     expected = 2e-5 * math.ceil((work.decodes + work.chunks) / data)
     for more in (
         some.step(work).time[-1] - none.step(work).time[-1],
