@@ -163,12 +163,11 @@ class StepRows:
         load: the drawn load of the experts in this step; () for the expected one.
         Left out: the head, and attention.
         """
-        drawn = dict(zip(self.routed, load, strict=False))
         for block, cost in self.blocks.items():
             if block.kind != "head":
                 rows = [*self._dense_rows(block, cost, ranked)]
                 if tokens is not None:
-                    rows += self._expert_rows(block, cost, tokens, drawn.get(block))
+                    rows += self._expert_rows(block, tokens, load)
                 yield from rows
                 alone = sum(row.seconds for row in rows), sum(row.ideal for row in rows)
                 for stage, repeats in cost.by_group.items():
@@ -185,9 +184,8 @@ class StepRows:
 
     def expert_rows(self, tokens: int, load: DrawnLoad = ()) -> Iterator[Row]:
         """Yield the rows that `body_rows` leaves out without `tokens`."""
-        drawn = dict(zip(self.routed, load, strict=False))
         for block in self.routed:
-            yield from self._expert_rows(block, self.blocks[block], tokens, drawn.get(block))
+            yield from self._expert_rows(block, tokens, load)
         if self.drafter:
             yield from self._drafting(self.drafter.expert_rows(tokens), 1)
 
@@ -215,23 +213,19 @@ class StepRows:
         if cost.moved:
             yield _elementwise_row(layout, block, cost, ranked)
 
-    def _expert_rows(
-        self, block: Block, cost: BlockCost, tokens: int, drawn: tuple[int, int] | None
-    ) -> Iterator[Row]:
-        """Yield the multiplies of a block's experts, if it has some.
-
-        drawn: the experts that the slowest shard reaches, and the most tokens of a shard.
-        """
-        if block.experts:
-            if drawn:
-                reached, share = float(drawn[0]), drawn[1] / drawn[0]
-            else:
-                shards = self.layout.plan.expert
-                reached, share = expected_shard(block.experts, self.skew, tokens, shards)
-            for multiply in cost.routed:
-                yield from _multiply_rows(
-                    self.layout, block, cost.repeats, multiply, share, reached
-                )
+    def _expert_rows(self, block: Block, tokens: int, load: DrawnLoad) -> Iterator[Row]:
+        """Yield the multiplies of a block's experts, if it has some."""
+        if not block.experts:
+            return
+        if load:
+            drawn, most = load[self.routed.index(block)]
+            reached, share = float(drawn), most / drawn
+        else:
+            shards = self.layout.plan.expert
+            reached, share = expected_shard(block.experts, self.skew, tokens, shards)
+        cost = self.blocks[block]
+        for multiply in cost.routed:
+            yield from _multiply_rows(self.layout, block, cost.repeats, multiply, share, reached)
 
     def sampling_rows(self, logits: int, sequences: int, drafting: int) -> Iterator[Row]:
         """Yield the head for the positions that are sampled, and the engine's time for sequences.
