@@ -107,7 +107,7 @@ class RowSums:
     def at(self, number: int, together: int, *others: Any) -> Array:
         """Return float[stage]: the sum of the rows of a number of tokens [s].
 
-        together: how many numbers near this one are computed with it, all at once.
+        together: how many numbers near this one are computed with it.
         """
         place = (number - 1) % together
         key = number - place, *others
