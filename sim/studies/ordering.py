@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from sim.cost.energy import Tally, summed
 from sim.cost.plan import PlanError
+from sim.cost.work import Work
 from sim.economics.token_price import ServedTokens
 from sim.planning.deployment import Deployment
 from sim.results.ordering import Hinge, OrderedSystem, Ordering, OrderKey
@@ -208,12 +209,20 @@ def token_costs_of(scenario: Scenario, name: str) -> dict[OrderKey, float | None
 def _decoding(scenario: Scenario, deployment: Deployment, count: int) -> tuple[Seconds, Tally]:
     """Return the TPOT of a replica on which `count` sequences decode, and its work in a second.
 
+    Micro-batches take turns on the slowest stage. Their sizes differ by one sequence at most.
     Left out: sequences that wait because they do not fit.
     """
     prompt, output = scenario.workload.mean_prompt, scenario.workload.mean_output
-    limits, mean = deployment.limits, deployment.layout.mean_tokens
-    size = -(-count // limits.micro_batches)
-    work = mean_step(deployment, size, prompt + output / 2, 0, prompt)
+    mean, batches = deployment.layout.mean_tokens, deployment.limits.micro_batches
+    size, larger = divmod(count, batches)
+
+    def step(sequences: int) -> Work:
+        return mean_step(deployment, sequences, prompt + output / 2, 0, prompt)
+
+    work = step(size + (larger > 0))
     time, unloaded = deployment.costs.pass_times(work)
-    tpot = max(count / size * time, unloaded) / mean
+    turns = (larger or batches) * time
+    if size and larger:
+        turns += (batches - larger) * deployment.costs.pass_times(step(size))[0]
+    tpot = max(turns, unloaded) / mean
     return tpot, work_of_a_second(deployment, work, count / (tpot * mean), 0.0, (prompt, 0.0))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import simpy
 
+from sim.chipsim.collectives import Transport
 from sim.chipsim.exceptions import (
     ChipException,
     ExceptionField,
@@ -14,6 +15,7 @@ from sim.chipsim.exceptions import (
 )
 from sim.chipsim.machine import Machine, machine_factory
 from sim.chipsim.network import Cable, LinkException, Network, ScheduleError
+from sim.cost.collectives import Exchange
 from sim.cost.plan import Plan
 from sim.cost.program import CollectiveOp, ComputeOp, program
 from sim.cost.work import Work
@@ -283,6 +285,21 @@ def test_a_bus_in_a_node_is_one_bus(lay):
     assert nodes.segments(2, 3)[0].hop == ("0.2.bus", "0.2.bus")
 
 
+def test_a_slow_message_holds_up_the_next_phase_of_its_two_chips():
+    """A two-shot all-reduce of three chips, 1,000 bytes a message, one link at half its speed.
+
+    Both phases take the slow link: a chip waits for the latest message, whichever is sent last.
+    """
+    env, topology = simpy.Environment(), FullyConnected(link=LINK).sized(3)
+    transport = Transport(env, Network(topology, exceptions=[LinkException((0, 1), 0.5)]))
+    two_shot = Exchange("all_reduce", (range(3),), 3000.0, (("two-shot",),), 0.0, 1.0, 0.0, 0.0)
+    bound = transport.bind("", two_shot)
+    ends = [transport.join(chip, bound, 0) for chip in range(3)]
+    env.run(ends[0])
+    assert env.now == pytest.approx(2 * (1 * US + 2 * US))
+    assert ends[0] is ends[2]
+
+
 def test_there_is_no_way_round_a_switch(lay):
     with pytest.raises(
         Exception,
@@ -359,6 +376,28 @@ def test_chips_and_links_do_one_thing_at_a_time(lay, serve_on):
     for uses in tracks.values():
         assert len(uses) > 20
         assert all(a.end <= b.start + 1e-15 for a, b in pairwise(uses))
+
+
+@pytest.mark.parametrize(
+    ("topology", "dead"),
+    [(Switch(link=LINK), ()), (FullyConnected(link=LINK), ((0, 1), (0, 2), (2, 3)))],
+)
+def test_what_is_recorded_is_what_happens(lay, topology, dead):
+    """A recorded step takes as long as another one, and its messages are all the traffic.
+
+    Chip 0 reaches chip 1 by chip 3, and chip 2 by chip 4. So its messages take two first cables.
+    """
+    deployment, env = lay(topology, tensor=5), simpy.Environment()
+    irregular = Irregularities(links=tuple(LinkException(hop, 0.0) for hop in dead))
+    recorded, machine = step(deployment, irregular)
+    plain = Machine(env, deployment.costs, irregular, [0])
+    env.process(one_step(plain, Work(decodes=1, context=9, logits=1)))
+    env.run()
+    assert plain.left[0] == pytest.approx(recorded, rel=1e-12)
+    for cable in machine.network.cables.values():
+        busy = sum(use.end - use.start for use in cable.uses)
+        assert machine.traffic.links[cable.name][1] == pytest.approx(busy)
+    assert plain.traffic.messages == machine.traffic.messages
 
 
 def test_traffic_is_what_the_program_says(lay, serve_on):

@@ -434,6 +434,9 @@ def test_a_beat_of_the_ffn_pool_takes_as_long_as_its_tokens(pools):
 
     assert seconds(beats, 10) == pytest.approx(seconds(plain, 4), rel=1e-12)
     assert seconds(plain, 10) > 1.01 * seconds(plain, 4), "else beats make no difference"
+    costs, tally = pools(micro_batches=1).costs, Tally()
+    costs.ffn, tally.batch_steps[10] = beats, 5
+    assert costs.pool_tallies(tally)[1].batch_steps == {3: 10, 4: 5}, "15 beats read all weights"
 
 
 def test_a_sequence_with_its_drafts_is_in_one_micro_batch(pools):

@@ -61,6 +61,17 @@ def test_steady_tokens_take_what_runs_take(result):
         assert 1000 * taken["tpot"] == pytest.approx(system.metrics.tpot.mean, rel=0.08)
 
 
+@pytest.mark.parametrize(("users", "stages"), [(5, 3), (6, 3), (6, 4)])
+def test_micro_batches_of_a_pipeline_take_turns_on_its_slowest_stage(tmp_path, users, stages):
+    """Some have one sequence and some two. An H100 takes nearly as long for one as for two."""
+    text = FILE.partition("  one:")[0].replace("users: 6", f"users: {users}")
+    text = text.replace("chips: 2", f"chips: {stages}").replace("tensor: 2", f"pipeline: {stages}")
+    scenario = read(tmp_path, text)
+    taken = token_costs_of(scenario, "two")["tpot"]
+    ran = run(scenario).summary.systems["two"].metrics.tpot.mean
+    assert 1000 * taken == pytest.approx(ran, rel=0.01)
+
+
 @pytest.mark.parametrize("degree", ["tensor", "pipeline"])
 def test_a_single_user_is_a_single_request(tmp_path, degree):
     text = FILE.replace("users: 6", "users: 1").replace("tensor: 2", f"{degree}: 2", 1)
