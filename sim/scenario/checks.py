@@ -71,6 +71,7 @@ def check_scenario(scenario: ScenarioKeys) -> None:
     _what_an_order_needs(scenario)
     _what_only_chips_have(scenario)
     _what_a_ring_obeys(scenario)
+    _budgets_within_beats(scenario)
     _what_speculation_obeys(scenario)
     _no_prefixes_of_states(scenario)
     _experts_to_sample(scenario)
@@ -159,6 +160,22 @@ def _ring_problem(system: System, by_chip: bool) -> str:
     }
     problem = next((key for key, has in problems.items() if has), "")
     return problem and f"{problem}; expected a system without it"
+
+
+def _budgets_within_beats(scenario: ScenarioKeys) -> None:
+    """Check that no compiled pipeline has a token budget that its beat makes useless."""
+    for path, system in _scheduled(scenario):
+        drafts = system.speculate.tokens if system.speculate else 0
+        where = (*path, "speculate", "draft", "system")
+        for at, of, most in ((path, system, 1 + drafts), (where, system.drafter, 0)):
+            beat = of.engine.tokens_per_beat if of else None
+            if of and of.token_budget and beat and of.token_budget > most * beat:
+                expected = f"at most {most * beat} token" if most else "none"
+                reason = (
+                    f"got {of.token_budget} token; expected {expected}, since engine "
+                    f"{of.engine.id} takes {beat} token a beat; try leaving token_budget out"
+                )
+                raise error_at_path((*at, "token_budget"), of.token_budget, reason)
 
 
 def _what_speculation_obeys(scenario: ScenarioKeys) -> None:

@@ -15,7 +15,7 @@ from sim.scenario.speculate import DraftSystem
 from sim.scenario.system import Fleet, Shown, System
 from sim.serving.policy import Router, is_steady, ring
 from sim.serving.transfer import Transfer
-from sim.units import Count, JoulesPerByte
+from sim.units import Count, JoulesPerByte, format_quantity
 
 POOLS = ("prefill", "decode")
 
@@ -140,6 +140,8 @@ def pool_problem(pool: str, system: PoolSystem) -> tuple[str, str]:
     for key, advice in refused.items():
         if (value := getattr(system, key)) not in (None, (), 0.0):
             got = "a mapping" if isinstance(value, Value) else f"{value:g}"
+            if isinstance(value, float):
+                got = format_quantity(value, "s")
             reason = f"got {got}; expected none, because the {pool} pool does not simulate it"
             return key, f"{reason}; {advice}"
     policy = system.policies.batching

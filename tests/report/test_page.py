@@ -67,7 +67,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     scenario = read(
         "llama3-8b-lpu-vs-h100",
-        ["workload.requests=20", "measure={warmup: 1 s}", "systems.lpu.token_budget=64 token"],
+        ["workload.requests=20", "measure={warmup: 1 s}", "systems.lpu.max_sequences=64"],
     )
     save_result(run(scenario, seed=7).saved(), folder)
     return folder

@@ -22,7 +22,7 @@ from sim.studies.sweep import sweep
 
 FEW = "workload.requests=20"
 RUNS = {
-    "llama3-8b-lpu-vs-h100": [FEW, "measure={warmup: 1 s}", "systems.lpu.token_budget=64 token"],
+    "llama3-8b-lpu-vs-h100": [FEW, "measure={warmup: 1 s}", "systems.lpu.max_sequences=64"],
     "fleet": [FEW],  # members, an SLO, energy and money
     "jia-2024": ["workload.requests=8", "workload.users=2"],  # an estimate, a searched plan
     "day-in-the-life": [FEW],  # outages

@@ -223,7 +223,7 @@ def test_a_search_finds_the_sizes_with_the_highest_goodput(make_scenario):
             "decode",
             "max_waiting: got 3; expected none, because the decode pool",
         ),
-        ({"request_overhead": 0.1}, "decode", "request_overhead: got 0.1; expected none"),
+        ({"request_overhead": 0.1}, "decode", "request_overhead: got 100 ms; expected none"),
         ({"policy": "static"}, "decode", "policy: got static; expected a policy that always"),
     ],
 )

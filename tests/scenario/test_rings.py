@@ -55,6 +55,26 @@ def test_what_a_ring_cannot_simulate_is_an_error_at_its_key(override, problem):
         read_ring(override)
 
 
+DRAFTS = """systems.h100.speculate={method: draft, tokens: 3, acceptance: 0.7, draft: {model: llama-2-7b,
+  transfer: {bandwidth: 25 GB/s}, system: {cluster: groq-576, chips: 72, engine: groq-compiler,
+  plan: {tensor: 8}, token_budget: 4 token}}}"""
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("systems.lpu.token_budget=2 token", "got 2 token; expected at most 1 token, since"),
+        (DRAFTS, "draft.system.token_budget: got 4 token; expected none, since"),
+    ],
+)
+def test_a_token_budget_that_a_beat_makes_useless_is_an_error(override, expected):
+    with pytest.raises(sim.ScenarioError, match=re.escape(expected)):
+        sim.read(FLAGSHIP, [override])
+    sim.read(
+        FLAGSHIP, [override.replace(", token_budget: 4 token", "").replace("2 token", "1 token")]
+    )
+
+
 def test_a_ring_as_an_engines_default_is_an_error_at_the_engine():
     with pytest.raises(sim.ScenarioError, match=r"systems\.h100\.engine: got policy ring"):
         sim.read(FLAGSHIP, ["systems.h100.engine={like: tensorrt-llm, policy: ring}"])
