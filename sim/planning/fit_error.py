@@ -9,7 +9,7 @@ from sim.planning.deployment import Deployment, PoolDeployment
 from sim.planning.search import smallest_plan
 from sim.units import format_quantity
 
-SHOWN = ("tensor", "pipeline")  # in the hint, even if they are 1
+ALWAYS_IN_HINT = ("tensor", "pipeline")  # also if they are 1
 
 
 def require_fit(deployment: Deployment) -> None:
@@ -43,7 +43,7 @@ def require_fit(deployment: Deployment) -> None:
 def _degrees_text(plan: ResolvedPlan) -> str:
     """Return 'tensor 3, attention_data 2, expert 6, pipeline 4': what a scenario's plan writes."""
     degrees = {key: getattr(plan, key) for key in DEGREES}
-    return ", ".join(f"{key} {n}" for key, n in degrees.items() if n > 1 or key in SHOWN)
+    return ", ".join(f"{key} {n}" for key, n in degrees.items() if n > 1 or key in ALWAYS_IN_HINT)
 
 
 def _needs(fit: MemoryFit) -> str:
