@@ -1,8 +1,7 @@
 """Collectives and single messages on SimPy, over the cables of one replica.
 
-A collective ends for all its chips when its last message arrives.  Before that each chip sends
-the messages of its next phase as soon as it has those of the phase before.  Chips wait for the last
-arrival (`LastArrival`).
+A collective ends for all its chips when its last message arrives (`LastArrival`).  A chip sends its
+messages of a phase as soon as it has received those of the phase before.
 """
 
 from collections.abc import Generator, Sequence
@@ -16,8 +15,8 @@ import simpy
 from simpy.events import Event
 
 from sim.chipsim.arrivals import LastArrival
-from sim.chipsim.heads import Arrived, Heads, Shipment
 from sim.chipsim.lock_step import LockStep
+from sim.chipsim.message_heads import Arrived, MessageHeads, Shipment
 from sim.chipsim.network import Bundle, Cable, Network, Outboxes, PathSegment
 from sim.cost.collectives import Exchange
 from sim.hardware.topology import Message, adding_phases
@@ -43,9 +42,9 @@ class Barrier:
 
     delays: the wait of each chip before each phase [s].
     over: every chip has sent all its messages, and those of the last phase have arrived.
-    missing: by phase and chip, what the chip waits for before the next phase: its messages, and
-    its own sending.
-    latest: by phase and chip, the latest of these, as far as they are known [s].
+    missing: by phase and chip, what the chip still needs before the next phase: the messages to it,
+    and its own sending.
+    latest: by phase and chip, the latest known time of these [s].
     """
 
     __slots__ = (
@@ -63,7 +62,7 @@ class Barrier:
     def __init__(
         self,
         waits: LockStep,
-        heads: Heads,
+        heads: MessageHeads,
         outboxes: Outboxes,
         shipment: Shipment,
         delays: Sequence[Seconds],
@@ -76,7 +75,7 @@ class Barrier:
         self.over = LastArrival(waits.env, sum(final.values()))
 
     def join(self, chip: int) -> Event:
-        """Begin a chip's part, and return the end of the run."""
+        """Begin a chip's part, and return the event at which the run ends."""
         if self.delays[0]:
             self.send_after(self.delays[0], chip, 0)
         else:
@@ -94,7 +93,10 @@ class Barrier:
         self.arrive(phase, (chip,), self.waits.env.now)
 
     def send_bundle(self, phase: int, bundle: Bundle) -> None:
-        """Send messages on several cables together, or on each cable when that is free."""
+        """Send the messages of a bundle, together if its cables allow that, else cable by cable.
+
+        Cables that record their uses are taken one by one, since `Cable.take` records them.
+        """
         cables, latency, per_byte, length, onward, targets = bundle
         shipment, now = self.shipment, self.waits.env.now
         hold = shipment.nbytes * per_byte
@@ -112,15 +114,15 @@ class Barrier:
         if not onward:
             self.arrive(phase, targets, start + hold * length + latency)
         for number, segments in enumerate(onward):
-            there, arrived = start + hold * (number % length) + latency, self.over.arrives_at
+            passed, arrived = start + hold * (number % length) + latency, self.over.arrives_at
             if phase < self.last:
                 arrived = partial(self.arrive, phase, targets[number : number + 1])
-            self.heads.forward_at(there, (segments, shipment, arrived))
+            self.heads.forward_at(passed, (segments, shipment, arrived))
 
     def arrive(self, phase: int, targets: Sequence[int], time: Seconds) -> None:
-        """Count messages of a phase that arrive at chips at a time.
+        """Count messages of a phase that arrive at chips at a time [s].
 
-        A chip sends those of the next phase when it has all of this one.
+        A chip that has all messages of a phase sends those of the next one.
         After the last phase no chip waits for its own messages, only for the end of the run.
         """
         if phase == self.last:
@@ -164,7 +166,7 @@ class Transport:
 
     def __init__(self, env: simpy.Environment, network: Network) -> None:
         self.env, self.network, self.waits = env, network, LockStep(env)
-        self.heads = Heads(env)
+        self.heads = MessageHeads(env)
         self.collective_runs: dict[tuple[object, ...], list[CollectiveRun]] = {}
         self.paths: dict[tuple[int, int], Path] = {}
 
@@ -197,10 +199,7 @@ class Transport:
         self.heads.forward([(path.segments, shipment, arrived)])
 
     def join(self, chip: int, step: BoundCollective, rank: int) -> Event:
-        """Begin a chip's part in a collective of a rank, and return the collective's end.
-
-        The chip sends its messages phase by phase, each after its own of the phase before.
-        """
+        """Begin a chip's part in a collective of a rank, and return the event at which it ends."""
         runs = step.collective_runs
         collective_run = runs[rank if len(runs) > 1 else 0]
         barrier = collective_run.barrier

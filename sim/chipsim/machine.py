@@ -22,7 +22,7 @@ from simpy.events import Event, Timeout
 from sim.chipsim.arrivals import LastArrival
 from sim.chipsim.collectives import BoundCollective, SimProcess, Transport
 from sim.chipsim.exceptions import NO_IRREGULARITIES, ChipException, Irregularities
-from sim.chipsim.heads import Shipment
+from sim.chipsim.message_heads import Shipment
 from sim.chipsim.network import TOLERANCE, Network, ScheduleError
 from sim.cost.program import CollectiveOp, ComputeOp, Program, WaitOp, program
 from sim.cost.step import Costs

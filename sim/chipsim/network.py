@@ -87,8 +87,8 @@ class Bundle(NamedTuple):
 
     per_byte: time that one message takes its cable for each byte of the collective [s/B].
     length: messages on each cable, one behind the other.
-    onward: the segments of each message after that cable; empty if there are none.
-    targets: of each message, those on one cable side by side.
+    onward: for each message, the segments after its first cable; empty if no message has any.
+    targets: of each message. Messages on one cable are neighbours.
     """
 
     cables: tuple[Cable, ...]
@@ -233,9 +233,9 @@ class Network:
     def _bundles(self, messages: Iterable[Message], last: bool) -> list[Bundle]:
         """Return the bundles that one chip sends in a phase.
 
-        Messages on one cable form a train if other cables follow, or in the last phase, where
-        chips wait only for the barrier. Otherwise the arrival of each message counts.
-        Messages that arrive after their first cable leave before those that continue.
+        Messages on one cable form a train if other cables follow. They also do in the last phase,
+        where chips wait only for the barrier. Otherwise the arrival of each message counts.
+        Messages with one cable on their path leave before those with several.
         """
         paths = sorted(
             ((self.segments(message), message.target) for message in messages),
@@ -255,9 +255,9 @@ class Network:
             alike[latency, per_byte, len(train), continues, before[cable]].append(train)
             before[cable] += 1
         bundles = []
-        for (latency, per_byte, length, continues, _), some in alike.items():
-            cables = tuple(paths[train[0]][0][0].cable for train in some)
-            sent = [paths[number] for train in some for number in train]
+        for (latency, per_byte, length, continues, _), equal in alike.items():
+            cables = tuple(paths[train[0]][0][0].cable for train in equal)
+            sent = [paths[number] for train in equal for number in train]
             onward = tuple(segments[1:] for segments, _ in sent) if continues else ()
             targets = tuple(target for _, target in sent)
             bundles.append(Bundle(cables, latency, per_byte, length, onward, targets))

@@ -1,7 +1,7 @@
 """Messages on paths of several cables.
 
-A message takes the next cable of its path when its head arrives there (virtual cut-through). When
-it takes the last one, its arrival is known.
+The head of a message is its first byte. A message takes the next cable of its path when its head
+arrives there (virtual cut-through). When it takes the last one, its arrival is known.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -28,41 +28,40 @@ class Shipment:
     label: str
 
 
-MessageHead = tuple[
-    Sequence[PathSegment], Shipment, Arrived
-]  # of a message, with the segments to come
+# The segments that are left of a message's path, its shipment, and what to call when it arrives.
+MessageHead = tuple[Sequence[PathSegment], Shipment, Arrived]
 
 
-class Heads:
+class MessageHeads:
     """The heads of messages under way. Those that reach a cable at one instant share an event.
 
     With an event for each head, a simulation would take longer.
-    due: heads by the instant at which they reach their next cable [s].
+    by_time: heads by the instant at which they reach their next cable [s].
     """
 
-    __slots__ = ("due", "env")
+    __slots__ = ("by_time", "env")
 
     def __init__(self, env: simpy.Environment) -> None:
         self.env = env
-        self.due: dict[Seconds, list[MessageHead]] = {}
+        self.by_time: dict[Seconds, list[MessageHead]] = {}
 
     def forward(self, heads: Iterable[MessageHead]) -> None:
-        """Take the next cable of each message, whose head is there."""
+        """Take the next cable for each message, whose head has reached it."""
         now = self.env.now
         for segments, shipment, arrived in heads:
             cable, latency, per_byte = segments[0]
             hold = shipment.nbytes * per_byte
-            there = cable.take(now, hold, shipment, shipment.label) + latency
+            passed = cable.take(now, hold, shipment, shipment.label) + latency
             if len(segments) == 1:
-                arrived(there + hold)
+                arrived(passed + hold)
             else:
-                self.forward_at(there, (segments[1:], shipment, arrived))
+                self.forward_at(passed, (segments[1:], shipment, arrived))
 
     def forward_at(self, time: Seconds, head: MessageHead) -> None:
-        """Take the next cable of a message at a time from now on, when its head is there."""
-        if time in self.due:
-            self.due[time].append(head)
+        """Take the next cable for a message at a time from now on, when its head reaches it."""
+        if time in self.by_time:
+            self.by_time[time].append(head)
         else:
-            self.due[time] = [head]
-            there = Timeout(self.env, time - self.env.now)
-            there.callbacks.append(lambda _: self.forward(self.due.pop(time)))
+            self.by_time[time] = [head]
+            timeout = Timeout(self.env, time - self.env.now)
+            timeout.callbacks.append(lambda _: self.forward(self.by_time.pop(time)))

@@ -2,7 +2,7 @@
 
 import simpy
 
-from sim.chipsim.heads import Heads, Shipment
+from sim.chipsim.message_heads import MessageHeads, Shipment
 from sim.chipsim.network import Cable, PathSegment
 
 
@@ -13,11 +13,11 @@ def test_messages_queue_on_both_cables_of_their_path():
     4 s, two at a time. The last cable is taken from 1 to 13 s without a break.
     """
     env, arrivals = simpy.Environment(), []
-    heads, last = Heads(env), PathSegment(Cable("switch -> 2"), 1.0, 0.5)
+    heads, last = MessageHeads(env), PathSegment(Cable("switch -> 2"), 1.0, 0.5)
     paths = [(PathSegment(Cable(f"{chip} -> switch"), 1.0, 0.5), last) for chip in (0, 1)]
     for shipment in (Shipment(6.0, "a"), Shipment(6.0, "b")):
         heads.forward((path, shipment, arrivals.append) for path in paths)
-    assert sorted(heads.due) == [1.0, 4.0]
+    assert sorted(heads.by_time) == [1.0, 4.0]
     env.run()
     assert env.now == 4.0
     assert arrivals == [5.0, 8.0, 11.0, 14.0]
@@ -26,9 +26,9 @@ def test_messages_queue_on_both_cables_of_their_path():
 
 
 def test_a_hop_may_take_no_time():
-    """A head is at its next cables at once, however many these are."""
+    """A head passes all its cables at one instant, however many these are."""
     env, arrivals = simpy.Environment(), []
     path = [PathSegment(Cable(name), 0.0, 0.0) for name in "abc"]
-    Heads(env).forward([(path, Shipment(1.0, ""), arrivals.append)] * 2)
+    MessageHeads(env).forward([(path, Shipment(1.0, ""), arrivals.append)] * 2)
     env.run()
     assert arrivals == [0.0, 0.0]
