@@ -19,7 +19,7 @@ from sim.serving.numba_cache import compiled, inlined
 
 # Rows of `stages`, float[row, stage]: when a stage is free [s], and for a step that waits nowhere,
 # the time from its entry to its start and to its end there [s]. Then two rows for each kind of
-# attention: the layers before the stage, and with its own.
+# attention: the layers before the stage, and those up to its end.
 FREE, START, END, LAYERS = 0, 1, 2, 3
 # `rows`, float[row, 2, stage], s: for a number of tokens, these times to the start and to the end
 # without attention and sampling. The first row is of steps that fill the budget.
@@ -125,8 +125,8 @@ def unloaded_times(slot, row, chunk, stages, rows, lines, read, batches, counts,
 def pass_stages(slot, now, passed, clock_error, stages, tracks):
     """Return the time from a step's entry to the end of its last stage.
 
-    The step starts at a stage when it has come there, or when the stage is free. So it is late by
-    the longest wait for a busy stage so far.
+    The step starts at a stage when it has reached the stage and the stage is free. Its delay is
+    the largest so far: of `free` beyond the start of a step that waits nowhere.
     """
     n = stages.shape[1]
     free, start, end = stages[FREE], stages[START], stages[END]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.serving.executors.stepwise import Pipeline
-from sim.serving.executors.waits import stages_with_waits
+from sim.serving.executors.waiting_stages import stages_with_waits
 
 SECONDS = st.floats(0, 10, allow_subnormal=False)
 

@@ -52,6 +52,7 @@ class KernelRows:
     def row(self, size: tuple[int, int]) -> int:
         """Return the row of a size, added if it is new."""
         if size not in self.row_of:
+            # Stages are left out only for steps of one token, which all have the size `full`.
             assert size == self.full or len(self.stages) == self.costs.stages
             row = kernel.FULL if size == self.full else self.new_row()
             self.row_of[size], self.size_of[row], self.counted[row] = row, size, 0
@@ -62,7 +63,7 @@ class KernelRows:
         return self.row_of[size]
 
     def set_times(self, row: int, body: NDArray[np.float64], size: tuple[int, int]) -> None:
-        """Set the times of a step's body at each stage. body: float[stage] [s]."""
+        """Set when a step starts and ends at each visited stage. body: float[stage] [s]."""
         ends = np.cumsum(self.costs.hops(size[1]) + body)
         self.rows[row] = (ends - body)[self.stages], ends[self.stages]
         self.bodies[row] = body

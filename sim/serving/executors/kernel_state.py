@@ -14,7 +14,7 @@ from sim.results.histogram import Gaps
 from sim.serving import kernel
 from sim.serving.executors.executor import BatchStep
 from sim.serving.executors.kernel_rows import KernelRows
-from sim.serving.executors.waits import stages_of_beats
+from sim.serving.executors.waiting_stages import waiting_stages
 from sim.serving.limits import SchedulerLimits
 from sim.serving.prompt_chunks import add_chunk
 from sim.serving.step_draws import KV_PARTS
@@ -45,8 +45,8 @@ class Head(NamedTuple):
 class KernelState:
     """The state of a compiled pipeline, as arrays. `kernel` names the places in them.
 
-    A slot is the place of one micro-batch in the arrays. Where each step has one token, only the
-    stages are visited at which a step may wait (`waits`). An outage needs the times at all stages.
+    A slot is the place of one micro-batch in the arrays. If each step has one token, the compiled
+    code visits only `waiting_stages`. Replicas that can fail need the times at all stages.
 
     table: the rows of `rows` and `made`, one for each size of steps.
     kv_parts: the parts of a token in which it counts KV cache.
@@ -66,7 +66,7 @@ class KernelState:
         kinds, visited = len(costs.layers), list(range(costs.stages))
         one_token = token_budget == limits.width == 1 and limits.sequences <= slots
         if one_token and not (interruptible or costs.sampled):
-            visited = stages_of_beats(costs, limits)
+            visited = waiting_stages(costs, limits)
         self.stages = np.zeros((kernel.LAYERS + 2 * kinds, len(visited)))
         for kind, layers in enumerate(costs.layers):
             through, place = np.cumsum(layers), kernel.LAYERS + 2 * kind
