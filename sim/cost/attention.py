@@ -46,7 +46,8 @@ class AttentionCore(NamedTuple):
         return Sides(*(seconds_at(time, *self.prompt_positions(work)) for time in self[1:]))
 
     def prompt_seconds(self, work: Work) -> Seconds:
-        """Return the longer of these sides; the ideal ones are not computed, for speed."""
+        """Return the longer side of the prompt chunks of a step, as in `prompt_sides`."""
+        # Written out, because each step with a prompt computes this: no calls, no ideal sides.
         windowed, compute, memory, _, _ = self
         attended, cached = work.attended, work.cached
         if windowed:
@@ -166,7 +167,7 @@ class AttentionKind:
     def lines(self, numbers: range) -> list[DecodeLine]:
         """Return the attention of a layer over the context, for each number of sequences.
 
-        numbers: several only where the formulas are elementwise (`StepRows.elementwise`).
+        numbers: several only where the formulas take arrays (`StepRows.takes_arrays`).
         """
         if len(numbers) == 1:
             return [decode_line(self.of_decodes(numbers[0]), numbers[0], self.width)]

@@ -157,7 +157,7 @@ def attention_causes(
 
 
 def elementwise_cause(layout: Layout, nbytes: Bytes) -> Cause:
-    """Return the cause of what chips do between multiplies. nbytes: that each of them moves."""
+    """Return the cause of norms and activation functions. nbytes: moved by each chip."""
     memory, efficiency = layout.weights_memory, layout.engine.elementwise_efficiency
     assert efficiency is not None
     keys = f"chip.memory.{layout.plan.weights_in}.bandwidth", "engine.elementwise_efficiency"

@@ -223,9 +223,8 @@ def _parts(costs: StepRows, block: Block, tally: Tally) -> Iterator[_Part]:
         yield _multiply_part(multiply, plan.attention_data * steps, tokens)
     if experts := block.experts:
         skew = layout.engine.moe_skew or 0.0
-        numbers, counts = (
-            np.array([*of]) for of in (tally.batch_steps, tally.batch_steps.values())
-        )
+        numbers = np.array(list(tally.batch_steps))
+        counts = np.array(list(tally.batch_steps.values()))
         reached = float(expected_shard(experts, skew, numbers, 1)[0] @ counts)
         for multiply in cost.routed:
             yield _multiply_part(multiply, reached, tokens * experts.per_token)

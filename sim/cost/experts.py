@@ -21,7 +21,7 @@ def expected_shard(
 ) -> tuple[float, float]:
     """Return the expected experts that the slowest shard reaches, and the tokens of each of them.
 
-    tokens: may be an array; then both are, too.
+    tokens: may be an array; then both results are arrays, too.
     One shard: E - sum of (1 - q_i)^T, where q_i is the chance that a token takes expert i.
     Several shards: the mean over 64 draws of the shard that reaches most. From 128 tokens it is
     drawn for 64 numbers of tokens in each doubling, and linear between them.

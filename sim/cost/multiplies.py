@@ -163,9 +163,9 @@ def elementwise_bytes(layout: Layout, block: Block, dense: Sequence[Multiply]) -
 
     Norms, rotations and activation functions write the inputs of dense multiplies, and read their
     outputs. Each chip of a tensor group also reads and writes the whole residual.
-    Routed experts: their kernel was timed with what is between its multiplies, so only its output
-    is read.
-    Left out: writing K and V; that an all-reduce may be fused with the norm after it.
+    Routed experts: only their output is read, because their kernel was timed with its activation
+    functions.
+    Left out: writing K and V; an all-reduce fused with the norm after it.
     """
     width = layout.plan.hidden.bytes
     whole = (3 if block.experts else 2) * layout.model.hidden_size * width

@@ -66,7 +66,7 @@ def program(costs: Costs, work: Work) -> Program:
             exchanges = costs.collectives.of_block(block, ranked, number)
             time = seconds[block]
             time -= costs.collectives.hidden(exchanges, ranked, time)
-            # With a number of NumPy the simulation's clock would become one, which is slow.
+            # A NumPy float here would turn SimPy's clock into one, which is slower.
             instructions += _of_block(names[place], float(time), exchanges)
         if costs.launch:
             instructions.append(WaitOp("launch", float(costs.launching(work)[number])))

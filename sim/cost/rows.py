@@ -55,7 +55,7 @@ class BlockCost:
     """How often stages have a block, its matrices, and its fixed times. No step changes these.
 
     by_group: `repeats` in each group of stages with equal collectives, by its first stage.
-    moved: bytes between multiplies for each token; 0 if the engine does not count them.
+    moved: `elementwise_bytes` of a token; 0 if the engine does not count them.
     """
 
     repeats: Array
@@ -121,9 +121,21 @@ class StepRows:
             yield AttentionKind(kind.layout, kind.shape, layers, self.head, *others)
 
     @property
-    def elementwise(self) -> bool:
+    def takes_arrays(self) -> bool:
         """Whether rows take arrays of numbers of tokens. A user's own chip or topology may not."""
-        return self.layout.chip.compute.elementwise and self.layout.topology.elementwise
+        return self.layout.chip.compute.takes_arrays and self.layout.topology.takes_arrays
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether the model or its drafter has routed experts."""
+        return bool(self.routed or (self.drafter and self.drafter.routed))
+
+    def link_bytes(self, tokens: int) -> Bytes:
+        """Return the bytes of a step, each counted on every cable that it crosses.
+
+        Left out: messages of a drafter.
+        """
+        return self.collectives.link_bytes(tokens)
 
     def _mixing(self) -> Array:
         """Return float[stage]: the layers with mixers, over all passes of a step."""
@@ -158,7 +170,7 @@ class StepRows:
     def body_rows(self, tokens: int | None, ranked: int, load: DrawnLoad = ()) -> Iterator[Row]:
         """Yield the rows that depend on tokens alone: blocks, collectives, the overhead of a step.
 
-        tokens: None leaves out the multiplies of experts, as if they hid no collective.
+        tokens: None leaves out the multiplies of experts, which then hide no collective.
         ranked: tokens of the fullest rank. Both may be arrays; then the times are, too.
         load: the drawn load of the experts in this step; () for the expected one.
         Left out: the head, and attention.
@@ -214,7 +226,7 @@ class StepRows:
             yield _elementwise_row(layout, block, cost, ranked)
 
     def _expert_rows(self, block: Block, tokens: int, load: DrawnLoad) -> Iterator[Row]:
-        """Yield the multiplies of a block's experts, if it has some."""
+        """Yield the multiplies of a block's experts, if it has any."""
         if not block.experts:
             return
         if load:
@@ -324,7 +336,7 @@ def _multiply_rows(
 
 
 def _elementwise_row(layout: Layout, block: Block, cost: BlockCost, tokens: int) -> Row:
-    """Return the row of what a block does between its multiplies."""
+    """Return the row of a block's norms and activation functions."""
     cause = elementwise_cause(layout, tokens * cost.moved)
     shares = all_of(ACTIVATIONS)
     return Row(block, cost.repeats, cause.seconds, 0.0, shares, partial(tuple, (cause,)))

@@ -20,7 +20,7 @@ from sim.cost.rows import IS_COLLECTIVE, StepRows
 from sim.cost.terms import HOPS, OVERHEAD, TIME, Array, RowSums, by_term
 from sim.cost.work import Work
 from sim.model.blocks import Block, Mixer
-from sim.units import Bytes, Seconds
+from sim.units import Seconds
 
 # Numbers of tokens whose times are computed together. Pipelines have many times for each.
 TOGETHER, TOGETHER_IN_PIPELINES = 512, 64
@@ -68,31 +68,23 @@ class Costs(StepRows):
         self.launched: Array = self._mixing()
         self._first_layers = [float(layers[0]) for layers in self.layers]
         self._no_growth = [0.0] * len(self.kinds)
-        self.has_experts = bool(self.routed or (self.drafter and self.drafter.routed))
         overlaps = layout.engine.overlap and layout.plan.attention_data > 1
         self.hides = bool(overlaps and self.has_experts)
         self.together = 1
-        if self.elementwise:
+        if self.takes_arrays:
             self.together = TOGETHER if self.stages == 1 else TOGETHER_IN_PIPELINES
         summed = partial(RowSums, self.stages)
         self._bodies, self._dense = summed(self.body_rows), summed(partial(self.body_rows, None))
         self._experts, self._heads, self._drafts = map(
             summed, (self.expert_rows, self.head_rows, self.draft_rows)
         )
-        # By kind of attention: its layers on the first stage, and their time.
+        # For each kind of attention: its layers on the first stage, and the time of one of them.
         self._prompt_cores: dict[tuple[int, int], list[tuple[float, AttentionCore]]] = {}
         self._lines: dict[int, list[tuple[float, DecodeLine]]] = {}
         self._fixed: dict[tuple[int | None, ...], Seconds] = {}  # of `line`: all but attention
 
-    def link_bytes(self, tokens: int) -> Bytes:
-        """Return the bytes of a step, each counted on every cable that it crosses.
-
-        Left out: messages of a drafter.
-        """
-        return self.collectives.link_bytes(tokens)
-
     def with_drawn_experts(self, seed: Sequence[int]) -> "Costs":
-        """Return the costs of steps whose experts are drawn. seed: of all streams."""
+        """Return the costs of steps whose experts are drawn. seed: of their random stream."""
         return Costs(self.layout, seed)
 
     def without_drafts(self, widths: tuple[int, ...] | None = None) -> "Costs":
@@ -224,8 +216,8 @@ class Costs(StepRows):
     def body_with(self, tokens: int, ranked: int, load: DrawnLoad) -> Array:
         """Return `body` with a drawn load of the experts; () for the expected one.
 
-        Experts depend on all tokens, and the rest on those of the fullest rank. Each is kept by its
-        own number, unless the time of experts decides what collectives they hide.
+        The time of experts depends on all tokens, and the rest on those of the fullest rank. So
+        both sums are kept apart, unless the time of experts decides what collectives they hide.
         """
         if self.hides:
             return self._bodies.at(tokens, 1, ranked, load)

@@ -95,9 +95,9 @@ def by_term(rows: Iterable[Row], stages: int) -> Array:
 
 
 class RowSums:
-    """Sums of rows by number of tokens, kept.
+    """A cache of sums of rows, by number of tokens.
 
-    rows: yields the rows of a number of tokens, which may be an array, and of further arguments.
+    rows: yields the rows for a number of tokens, which may be an array, and for further arguments.
     """
 
     def __init__(self, stages: int, rows: Callable[..., Iterator[Row]]) -> None:
@@ -107,7 +107,7 @@ class RowSums:
     def at(self, number: int, together: int, *others: Any) -> Array:
         """Return float[stage]: the sum of the rows of a number of tokens [s].
 
-        together: how many numbers near this one are computed with it.
+        together: how many numbers are computed at the same time, of which this is one.
         """
         place = (number - 1) % together
         key = number - place, *others

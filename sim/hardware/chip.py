@@ -147,7 +147,7 @@ class Compute(Value, ABC):
         """
 
     @property
-    def elementwise(self) -> bool:
+    def takes_arrays(self) -> bool:
         """Whether `times` also takes an Op for arrays of tokens. A user's own kind may not."""
         return type(self) in COMPUTE_KINDS.values()
 

@@ -650,7 +650,7 @@ def test_a_group_of_one_says_nothing(topology, nbytes):
 @settings(deadline=None)
 def test_times_of_an_array_of_bytes_are_those_of_each_number(group, sizes, latency, efficiency):
     topology, chips = group
-    assert topology.elementwise
+    assert topology.takes_arrays
     for collective in (topology.all_reduce, topology.all_gather, topology.all_to_all):
         together = collective(chips, np.array(sizes), latency, efficiency)
         alone = [collective(chips, nbytes, latency, efficiency) for nbytes in sizes]
@@ -662,8 +662,8 @@ def test_a_topology_of_a_users_own_kind_is_asked_for_one_number_of_bytes_at_a_ti
         """A ring whose `all_gather` need not take arrays."""
 
     own = Slow(link=LINK, chips=4)
-    assert not own.elementwise
-    assert not Hierarchical(levels=(own, Switch(link=LINK))).sized(8).elementwise
+    assert not own.takes_arrays
+    assert not Hierarchical(levels=(own, Switch(link=LINK))).sized(8).takes_arrays
 
 
 @given(groups(), st.floats(0, 1e9), st.floats(0, 1e9))

@@ -200,7 +200,7 @@ class Topology(Value, ABC):
         return shares[str(next((size for size in sizes if size >= chips), sizes[-1]))]
 
     @property
-    def elementwise(self) -> bool:
+    def takes_arrays(self) -> bool:
         """Whether times of collectives also take arrays of bytes. A user's own kind may not."""
         return type(self) in TOPOLOGY_KINDS.values()
 

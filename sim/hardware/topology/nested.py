@@ -43,8 +43,8 @@ class Nested(Topology, ABC):
         """Return the topology of each level, from inside to outside, with its `chips`."""
 
     @property
-    def elementwise(self) -> bool:
-        return super().elementwise and all(part.elementwise for part in self.parts())
+    def takes_arrays(self) -> bool:
+        return super().takes_arrays and all(part.takes_arrays for part in self.parts())
 
     def route(self, a: int, b: int) -> tuple[Hop, ...]:
         """Return the hops, level by level from inside; a level's switches carry its number."""
