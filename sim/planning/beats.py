@@ -18,7 +18,7 @@ def pipeline_beat(costs: Costs, tokens: int, request_tokens: float) -> tuple[Sec
     Both are maxima over decodes and chunks of prompts (without the output head), and over
     contexts of one token and of `request_tokens`.
     """
-    most, beat, width = 1, 0.0, costs.layout.width
+    beat, batches, width = 0.0, 1, costs.layout.width
     for context in (1.0, max(1.0, request_tokens)):
         windowed = min(context, costs.layout.model.window or context)
         decode = decodes_at(tokens // width, context, costs.layout.model.window, width)
@@ -35,5 +35,6 @@ def pipeline_beat(costs: Costs, tokens: int, request_tokens: float) -> tuple[Sec
         chunk.windowed_attended, chunk.windowed_cached = tokens * windowed, windowed
         for work in (decode, chunk):
             slowest, unloaded = costs.pass_times(work)
-            most, beat = max(most, math.ceil(unloaded / slowest - 1e-9)), max(beat, slowest)
-    return beat, most
+            beat = max(beat, slowest)
+            batches = max(batches, math.ceil(unloaded / slowest - 1e-9))
+    return beat, batches

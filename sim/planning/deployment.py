@@ -57,7 +57,7 @@ class PoolDeployment:
 class Deployment:
     """A system ready to serve: its layout, its memory fit and the limits of its scheduler.
 
-    space: all plans of its model on its chips, from which the fewest chips follow.
+    space: all plans of its model on chips of its kind, of which `smallest_plan` takes one.
     beat: time of the slowest stage for what enters together; None without `tokens_per_beat`.
     tried: the trials of a plan search, the best first.
     ffn: the FFN pool, where MLPs are on other chips than attention. `layout` is then attention's.

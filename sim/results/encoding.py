@@ -57,7 +57,7 @@ def encode_summary(value: Any) -> Any:
         return {key: encode_summary(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [encode_summary(item) for item in value]
-    # A table takes numpy's float64 for a text, although it is a float.
+    # NumPy's float64 is a float, but a Polars table would store it as a text.
     return value.item() if isinstance(value, np.generic) else value
 
 

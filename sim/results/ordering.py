@@ -31,7 +31,7 @@ class Hinge:
 
     key: file and key, such as 'rubin-r200: power.idle'. value, ends: as written.
     at: the end at which it reverses them. pair: the two systems, the better one first.
-    basis: 'assumed' or 'fitted'; '' if the source is another one, or the scenario.
+    basis: 'assumed' or 'fitted'; '' for a published source, or a number of the scenario.
     """
 
     key: str

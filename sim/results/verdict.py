@@ -88,8 +88,8 @@ def judge(rows: Rows) -> Verdict:
 
     STABLE: none of these.
 
-    The users of a closed loop wait for answers, so tokens lack only if the queue or the deadline
-    turns requests away. The same shares hold for them.
+    The users of a closed loop wait for answers. So a closed loop is OVERLOADED or TOO SHORT only if
+    the queue or the deadline turns requests away, by the same shares of tokens (`kept_tokens`).
     """
     return judge_share(rows)[0]
 
@@ -109,7 +109,7 @@ def judge_share(rows: Rows) -> tuple[Verdict, float | None]:
 class Kept(NamedTuple):
     """Output tokens of the second half of the requests of a closed loop.
 
-    offered: of all of them. lack: of those that the queue or the deadline turned away.
+    offered: of all these requests. lack: of those that the queue or the deadline turned away.
     chance: standard deviation of `lack`, as in a compound Poisson process.
     """
 
@@ -124,7 +124,7 @@ class Kept(NamedTuple):
 
 
 def kept_tokens(rows: Rows) -> Kept | None:
-    """Return the tokens of the second half of the requests; None for a single request."""
+    """Return the tokens of a closed loop that are not turned away; None for a single request."""
     order = np.flatnonzero(offered_requests(rows))
     order = order[np.argsort(rows.arrival[order], kind="stable")][len(order) // 2 :]
     if len(order) < 2:

@@ -152,16 +152,22 @@ def _require_simulated(pool: str, system: System) -> None:
     for key in refused:
         if (value := getattr(system, key)) not in (None, (), 0.0, False):
             got = "a mapping" if isinstance(value, Value) else quoted_value(value)
-            got = value.id if isinstance(value, Model) else got
+            if isinstance(value, Model):
+                got = value.id
             reason = f"got {got}; expected none, because it is not simulated in the {pool} pool"
             raise error_at_path((key,), value, f"{reason}; try leaving {key} out")
     _require_simulated_plan(pool, system.plan)
     if system.policies.batching is ring:
-        reason = "got ring; expected continuous, since pools have no ring of beats; "
-        raise error_at_path(("policy",), "ring", f"{reason}try policy: continuous")
+        reason = (
+            "got ring; expected continuous, since pools have no ring of beats; try policy: "
+            "continuous"
+        )
+        raise error_at_path(("policy",), "ring", reason)
     if system.routing == "sampled":
-        reason = "got sampled; expected mean loads of experts, since all micro-batches of a step "
-        reason += "take equal times; try leaving routing out"
+        reason = (
+            "got sampled; expected mean loads of experts, since all micro-batches of a step take "
+            "equal times; try leaving routing out"
+        )
         raise error_at_path(("routing",), "sampled", reason)
 
 

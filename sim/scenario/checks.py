@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from sim.inputs.errors import error_at_path
+from sim.inputs.key_paths import KeyPath
 from sim.inputs.suggestions import spelling_hint
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.drafters import check_drafter
@@ -18,6 +19,7 @@ from sim.scenario.pools import (
     plain_systems,
     pool_problem,
 )
+from sim.scenario.speculate import DraftSystem
 from sim.scenario.system import Fleet, System
 from sim.serving.policy import ring
 from sim.units import brief
@@ -163,19 +165,27 @@ def _ring_problem(system: System, by_chip: bool) -> str:
 
 
 def _budgets_within_beats(scenario: ScenarioKeys) -> None:
-    """Check that no compiled pipeline has a token budget that its beat makes useless."""
+    """Check that no compiled pipeline has a token budget that its beat makes useless.
+
+    With drafts, the beat is multiplied by the tokens of a sequence in a step. A compiled drafter
+    takes what each of its passes needs, whatever its budget.
+    """
     for path, system in _scheduled(scenario):
         drafts = system.speculate.tokens if system.speculate else 0
-        where = (*path, "speculate", "draft", "system")
-        for at, of, most in ((path, system, 1 + drafts), (where, system.drafter, 0)):
-            beat = of.engine.tokens_per_beat if of else None
-            if of and of.token_budget and beat and of.token_budget > most * beat:
-                expected = f"at most {most * beat} token" if most else "none"
-                reason = (
-                    f"got {of.token_budget} token; expected {expected}, since engine "
-                    f"{of.engine.id} takes {beat} token a beat; try leaving token_budget out"
-                )
-                raise error_at_path((*at, "token_budget"), of.token_budget, reason)
+        _require_budget_within_beats(path, system, 1 + drafts)
+        if drafter := system.drafter:
+            _require_budget_within_beats((*path, "speculate", "draft", "system"), drafter, 0)
+
+
+def _require_budget_within_beats(path: KeyPath, system: System | DraftSystem, beats: int) -> None:
+    beat, budget = system.engine.tokens_per_beat, system.token_budget
+    if beat and budget and budget > beats * beat:
+        expected = f"at most {beats * beat} token" if beats else "none"
+        reason = (
+            f"got {budget} token; expected {expected}, since engine {system.engine.id} takes "
+            f"{beat} token a beat; try leaving token_budget out"
+        )
+        raise error_at_path((*path, "token_budget"), budget, reason)
 
 
 def _what_speculation_obeys(scenario: ScenarioKeys) -> None:

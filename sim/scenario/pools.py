@@ -139,9 +139,8 @@ def pool_problem(pool: str, system: PoolSystem) -> tuple[str, str]:
     refused = _REFUSED | (_REFUSED_OF_DECODE if pool == "decode" else {})
     for key, advice in refused.items():
         if (value := getattr(system, key)) not in (None, (), 0.0):
-            got = "a mapping" if isinstance(value, Value) else f"{value:g}"
-            if isinstance(value, float):
-                got = format_quantity(value, "s")
+            got = format_quantity(value, "s") if isinstance(value, float) else str(value)
+            got = "a mapping" if isinstance(value, Value) else got
             reason = f"got {got}; expected none, because the {pool} pool does not simulate it"
             return key, f"{reason}; {advice}"
     policy = system.policies.batching
@@ -269,12 +268,14 @@ def why_plan_is_kept(system: AnySystem) -> str:
     """Return why `capacity --plans` tries no other plan of a system, and what to try; or ''."""
     if isinstance(system, Pools):
         return "its pools keep their plans; try copies: {search: capacity, chips: 64}"
+    if isinstance(system, Fleet):
+        return "its members have plans of their own"
     if isinstance(system, AttentionFfn) and system.attention.drafts_apart:
-        reason = "a search of both pools does not count the chips of its drafter; try a drafter on "
-        return f"{reason}the attention pool"
-    return (
-        "" if isinstance(system, System | AttentionFfn) else "its members have plans of their own"
-    )
+        return (
+            "a search of both pools does not count the chips of its drafter; try a drafter on the "
+            "attention pool"
+        )
+    return ""
 
 
 def pool_of(systems: Mapping[str, AnySystem], member: str) -> str | None:
