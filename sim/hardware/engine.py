@@ -98,12 +98,16 @@ class SmallChip(Value):
 class EngineFit(Value):
     """The numbers that `sramsim calibrate` may change, with their bounds, and its last result.
 
-    The points are this engine's points in the catalogue's measurements that may be fitted to.
+    The points are this engine's points in the catalogue's measurements that may be fitted to, and
+    those of the engines in `points_of`, as if this engine had run them.
     """
 
     bounds: dict[str, tuple[str | float, str | float]] = Field(
         description="Lowest and highest value of each number; a key 'a, b' stands for two equal "
         "numbers."
+    )
+    points_of: tuple[str, ...] = Field(
+        default=(), description="Other engines whose points of the catalogue count, too."
     )
     found: str = Field(default="", description="Result of the last calibration, in words.")
 
@@ -112,8 +116,9 @@ class Engine(Sourced):
     """One version of an inference engine.
 
     Time of a multiply: max(compute time / compute_efficiency, read time / memory_efficiency),
-    with efficiencies by the bits of the weights. With `kernels` they multiply the efficiencies of
-    its kernel, which adds a fixed time, and `exposed` of the shorter one. Attention has its own.
+    with efficiencies by the bits of the weights, and `exposed` of the shorter time. With `kernels`
+    they multiply the efficiencies of its kernel, to at most 1. The kernel adds a fixed time.
+    Attention has its own.
     Time of a collective: for n chips, each phase has a latency of `collective_latency + n *
     collective_latency_per_chip`, and `collective_efficiency` of the link's bandwidth, unless the
     topology's file says what collectives reach.
@@ -157,6 +162,11 @@ class Engine(Sourced):
     compute_efficiency: dict[str, Efficiency] = Field(
         description="Share of the peak rate that multiplies reach, by bits of the weights; "
         "with `kernels`, of what their kernel reaches."
+    )
+    exposed: Share | None = Field(
+        default=None,
+        description="Share of the shorter of a multiply's reading and computing that the longer "
+        "one does not hide; default: that of `kernels`, or 0.",
     )
     attention_memory_efficiency: Fraction | None = Field(
         default=None,
