@@ -334,6 +334,7 @@ class Rule(Value):
     chips_fitted_to: the deployment (provider, model, half-year) whose beat the number of chips
     was chosen to match.
     not_scored: metrics that are only listed, with the reason.
+    not_fitted: why no engine is fitted to such rows.
     """
 
     when: dict[str, tuple[str, ...]]
@@ -347,6 +348,7 @@ class Rule(Value):
     prefill: bool = True
     chips_fitted_to: str = ""
     not_scored: Mapping[str, str] = {}
+    not_fitted: str = ""
     source: str
 
     def holds(self, row: Mapping[str, str]) -> bool:

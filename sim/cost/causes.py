@@ -79,7 +79,7 @@ def unhidden_causes(
         cause._replace(
             what=f"{cause.what}, not hidden",
             amount=multiply.exposed * cause.amount,
-            keys=(*cause.keys, "engine.kernels.exposed"),
+            keys=(*cause.keys, multiply.exposed_key),
         ),
     )
 

@@ -19,7 +19,8 @@ class Multiply(NamedTuple):
     efficiencies: the software's, of computing and of reading; efficiency_keys: of its files.
     fixed: time of the multiply whatever its size; walk: the least time beyond that, in which a
     tile passes all inputs; time_keys: of both.
-    exposed: share of the shorter side of the roofline that the longer one does not hide.
+    exposed: share of the shorter side of the roofline that the longer one does not hide;
+    exposed_key: of the file that has it.
     chips: chips over which the matrix is split.
     more_tokens: tokens that partly filled tiles compute in addition to the multiply's own.
     padding: how many times the matrix grows to whole tiles.
@@ -39,6 +40,7 @@ class Multiply(NamedTuple):
     more_tokens: float = 0.0
     padding: float = 1.0
     exposed: float = 0.0
+    exposed_key: str = "engine.exposed"
 
 
 def dense_multiplies(layout: Layout, block: Block) -> tuple[Multiply, ...]:
@@ -129,16 +131,19 @@ def shaped_multiply(
     bits = f"{8 * Precision(stored.precision).bytes:.0f}"
     compute_keys: tuple[str, ...] = (f"engine.compute_efficiency.{bits}",)
     memory_keys: tuple[str, ...] = (f"engine.memory_efficiency.{bits}",)
-    fixed = walk = exposed = 0.0
+    fixed = walk = 0.0
     fixed_key = walk_key = ""
+    exposed, exposed_key = engine.exposed or 0.0, "engine.exposed"
     if named := engine.kernel(chip, (stored.precision, stored.bits), activations):
         key, kernel = f"engine.kernels.{named.key}", named.kernel
         if kernel.in_steps:
             computing = reading = 1.0
             compute_keys = memory_keys = ()
-        computing *= kernel.compute_efficiency
-        reading *= kernel.memory_efficiency
-        fixed, walk, exposed = named.fixed, shape[0] * kernel.per_input, named.exposed
+        computing = min(1.0, computing * kernel.compute_efficiency)
+        reading = min(1.0, reading * kernel.memory_efficiency)
+        fixed, walk = named.fixed, shape[0] * kernel.per_input
+        if engine.exposed is None:
+            exposed, exposed_key = named.exposed, "engine.kernels.exposed"
         fixed_key, walk_key = f"engine.kernels.{named.fixed_key}.fixed", f"{key}.per_input"
         compute_keys += (f"{key}.compute_efficiency",)
         memory_keys += (f"{key}.memory_efficiency",)
@@ -155,6 +160,7 @@ def shaped_multiply(
         (compute_keys, memory_keys),
         (fixed_key, walk_key),
         exposed=exposed,
+        exposed_key=exposed_key,
     )
 
 

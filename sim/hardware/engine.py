@@ -98,12 +98,16 @@ class SmallChip(Value):
 class EngineFit(Value):
     """The numbers that `sramsim calibrate` may change, with their bounds, and its last result.
 
-    The points are this engine's points in the catalogue's measurements that may be fitted to.
+    The points are this engine's points in the catalogue's measurements that may be fitted to, and
+    those of the engines in `points_of`, as if this engine had run them.
     """
 
     bounds: dict[str, tuple[str | float, str | float]] = Field(
         description="Lowest and highest value of each number; a key 'a, b' stands for two equal "
         "numbers."
+    )
+    points_of: tuple[str, ...] = Field(
+        default=(), description="Other engines whose points of the catalogue count, too."
     )
     found: str = Field(default="", description="Result of the last calibration, in words.")
 
@@ -112,24 +116,21 @@ class Engine(Sourced):
     """One version of an inference engine.
 
     Time of a multiply: max(compute time / compute_efficiency, read time / memory_efficiency),
-    with efficiencies by the bits of the weights. With `kernels` they multiply the efficiencies of
-    its kernel, which adds a fixed time, and `exposed` of the shorter one. Attention has its own.
+    with efficiencies by the bits of the weights, and `exposed` of the shorter time. With `kernels`
+    they multiply the kernel's, to at most 1. The kernel adds a fixed time. Attention has its own.
     Time of a collective: for n chips, each phase has a latency of `collective_latency + n *
     collective_latency_per_chip`, and `collective_efficiency` of the link's bandwidth, unless the
     topology's file says what collectives reach.
     Time of a step: the layers, `layers * layer_overhead`, `step_overhead`, and `sequences *
     sequence_overhead` with the sequences of the fullest rank of attention data parallelism.
-
     Experts: as a multiply, with `moe_layer_overhead` for each of their layers. An engine without
     `moe_memory_efficiency` takes the times of their kernel, if there is one. Then
     `moe_layer_overhead` replaces half of `layer_overhead`. Latent attention has its kernel, too.
     `overlap`: messages of one half of a step (in an FFN pool: of a micro-batch) run while the other
     is computed. It needs two tokens on the fullest rank, and hides at most the computing time.
     Left out: that the halves of a step read the weights twice.
-
     `tokens_per_beat` b: a prompt enters in chunks of b tokens, and a micro-batch holds at most b
     sequences. As many micro-batches are in flight as the requests need.
-
     `limits_per: rank` is as in vLLM and TensorRT-LLM, and also holds for a system's own limits.
     A pipeline has one scheduler, as in vLLM.
     Each attention rank has an equal share of a step's tokens, and a prompt is on one rank.
@@ -157,6 +158,11 @@ class Engine(Sourced):
     compute_efficiency: dict[str, Efficiency] = Field(
         description="Share of the peak rate that multiplies reach, by bits of the weights; "
         "with `kernels`, of what their kernel reaches."
+    )
+    exposed: Share | None = Field(
+        default=None,
+        description="Share of a multiply's shorter time that the longer one does not hide; "
+        "default: that of `kernels`, or 0.",
     )
     attention_memory_efficiency: Fraction | None = Field(
         default=None,
@@ -298,9 +304,8 @@ class Engine(Sourced):
         for name in () if self.kernels else ("memory_efficiency", "compute_efficiency"):
             for bits, share in getattr(self, name).items():
                 if share > 1:
-                    raise error_at_path(
-                        (name, bits), share, f"got {share:g}; expected at most 1 without kernels"
-                    )
+                    reason = f"got {share:g}; expected at most 1 without kernels"
+                    raise error_at_path((name, bits), share, reason)
         return self
 
     @model_validator(mode="after")
@@ -341,9 +346,8 @@ class Engine(Sourced):
 
     def of_blocks(self) -> tuple[str, Kernels | None]:
         """Return the kernels of experts and latent attention, and their key here."""
-        if self.block_kernels:
-            return "block_kernels", self.block_kernels
-        return "kernels", self.kernels
+        key = "block_kernels" if self.block_kernels else "kernels"
+        return key, getattr(self, key)
 
     def efficiencies(self, precision: str) -> tuple[float, float]:
         """Return the compute and the memory efficiency for weights of this precision.

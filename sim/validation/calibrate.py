@@ -166,11 +166,12 @@ def calibrate(
 
 def _shipped_points(document: Document, engine: Engine) -> list[tuple[str, MeasuredPoint]]:
     """Return the catalogue's points of an engine with their tables.  Raises: UserError if none."""
+    engines = {engine.id, *(engine.fit.points_of if engine.fit else ())}
     own = [
         (name, point)
         for name in SETS
         for point in points_for_fits(shipped_table(name))
-        if point.system and point.system.engine.id == engine.id
+        if point.system and point.system.engine.id in engines
     ]
     if not own:
         raise UserError(
@@ -249,7 +250,8 @@ def points_for_fits(path: Path) -> list[MeasuredPoint]:
     """Return the points of a table to which engines may be fitted; of replies, decode floors."""
     if is_replies(read_csv_table(path)[0]):
         return decode_floors(path)
-    return [point for point in points_of(path) if point.id in fitted_ids()]
+    may = fitted_ids()
+    return [point for point in points_of(path) if point.id in may and not point.not_fitted]
 
 
 class _Residuals:

@@ -114,6 +114,7 @@ class MeasuredPoint:
     pools: MeasuredPools | None = None  # None if one system does all
     reason: str = ""  # why it cannot, or why its engine is a neighbour's
     remark: str = ""  # why it is known to be far off
+    not_fitted: str = ""  # why no engine is fitted to it
     bound: str = ""  # why its time is only an upper bound: a throttle or the load of a service
     host: str = ""  # host whose client, HTTP and tokenizer the TTFT includes; see the engine's file
     group: str = ""  # equal for configurations that differ only in the number of users
@@ -199,6 +200,7 @@ def with_system(point: MeasuredPoint, row: RowSystem) -> MeasuredPoint:
         system=row.system,
         reason=row.reason,
         remark=row.remark,
+        not_fitted=row.not_fitted,
         bound=row.bound,
         host=row.host,
         prefill=row.prefill,

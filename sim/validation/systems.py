@@ -40,6 +40,7 @@ class RowSystem:
     bound: why the row's time is only an upper bound, or nothing.
     host: name of the host whose client, HTTP and tokenizer the TTFT includes, or nothing.
     prefill: whether the makespan of a batch includes the prompts.
+    not_fitted: why no engine is fitted to the row, or nothing.
     """
 
     system: System
@@ -48,6 +49,7 @@ class RowSystem:
     bound: str = ""
     host: str = ""
     prefill: bool = True
+    not_fitted: str = ""
 
 
 @lru_cache(maxsize=256)
@@ -122,8 +124,15 @@ def system_of_row(
         """Return the text of the last rule that has one, or nothing."""
         return next((text for rule in reversed(matching) if (text := getattr(rule, key))), "")
 
-    prefill = all(rule.prefill for rule in matching)
-    return RowSystem(system, last("assumed"), last("remark"), last("bound"), last("host"), prefill)
+    return RowSystem(
+        system,
+        last("assumed"),
+        last("remark"),
+        last("bound"),
+        last("host"),
+        all(rule.prefill for rule in matching),
+        last("not_fitted"),
+    )
 
 
 def _nested(options: Mapping[str, Setting]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def test_nothing_is_cut_at_any_width(flagship, width):
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
-    assert text.count("22.1 (1/1.6)") == 4
+    assert text.count("22.7 (1/1.5)") == 4
 
 
 def test_ratios_are_to_the_first_system():
@@ -86,8 +86,8 @@ def test_the_answer_names_the_fastest_on_both_tokens_with_price_and_load(flagshi
     summary = flagship.summary
     answer = answer_sentence(summary)
     assert answer.startswith(
-        "A user gets the first token soonest from 8 H100 (1.6 times as soon as from 576 Groq "
-        "LPUs), the whole answer from 576 Groq LPUs (2.2 times as soon), at 37 times the price of "
+        "A user gets the first token soonest from 8 H100 (1.5 times as soon as from 576 Groq "
+        "LPUs), the whole answer from 576 Groq LPUs (2.1 times as soon), at 37 times the price of "
         "a token ("
     )
     assert answer.endswith(" times if always full) and <1 % of its capacity.")

@@ -159,6 +159,25 @@ def test_a_point_that_may_not_be_fitted_to_changes_nothing(measured, file, monke
     ]
 
 
+def test_rows_that_a_rule_keeps_from_fits_are_left_out(measured, monkeypatch):
+    measured()
+    path = module.shipped_table("mine")
+    rule = Rule(when={"model": ("Llama-2-7B",)}, not_fitted="no warm-up", source="here")
+    rules = (*systems.measurement_rules(), rule)
+    monkeypatch.setattr(systems, "measurement_rules", lambda: rules)
+    points = module.points_for_fits(path)
+    assert {point.about["model"] for point in points} == {"Llama-3.2-1B"}
+    assert len(points) == 4
+
+
+def test_points_of_other_engines_count_as_if_this_engine_had_run_them(measured, file):
+    measured(ONE)
+    path = file(BOUNDS, "    layer_overhead: [0 us, 200 us]\n  points_of: [gpt-fast]\n")
+    found = calibrate(path.rename("another.yaml").absolute())
+    assert (found.engine, len(found.points)) == ("another", len(CHIPS))
+    assert values(found) == pytest.approx(ONE, rel=1e-3)
+
+
 @pytest.mark.slow
 def test_what_does_not_matter_is_not_identifiable_and_stays(measured, file):
     """Eight-bit weights, which no point has."""

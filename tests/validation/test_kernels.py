@@ -1,21 +1,24 @@
 """Times of single multiplies: simulated by hand, compared by row, and fitted."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sim.cost.multiplies import shaped_multiply
 from sim.cost.plan import Plan
-from sim.hardware.chip import Chip
+from sim.hardware.chip import Chip, Precision
 from sim.hardware.engine import Engine
 from sim.hardware.kernels import Kernels
 from sim.hardware.topology import Link, Switch
 from sim.inputs.document import read_value
 from sim.inputs.errors import ScenarioError
 from sim.inputs.names import catalogue_names
-from sim.model.blocks import Block
+from sim.model.blocks import Block, NumberFormat
 from sim.model.transformer import Model
-from sim.validation.kernel_fits import fit_kernel, timed_groups
+from sim.validation import kernel_fits
+from sim.validation.kernel_fits import fit_exposed, fit_kernel, timed_groups
 from sim.validation.kernels import (
     engine_of_kernels,
     kernel_rows,
@@ -131,9 +134,18 @@ def test_multiplies_of_few_tokens_are_within_8_percent_on_every_chip():
 def test_a_fit_gives_the_numbers_of_the_file():
     rows = timed_groups("sglang")["hopper", "bf16"]
     file = read_value(catalogue_names("kernels")["sglang"], Kernels)
-    fit = fit_kernel(rows)
+    fit = fit_kernel(rows, file.exposed)
     assert fit.kernel == file.multiplies["hopper"]["bf16"]
     assert f"median error {fit.error:.1f} %" in file.source["multiplies.hopper.bf16"]
+
+
+def test_a_fit_finds_the_share_of_the_shorter_side_that_is_not_hidden(monkeypatch):
+    monkeypatch.setattr(kernel_fits, "SHARES", (0.0, 0.3, 0.6))
+    monkeypatch.setattr(kernel_fits, "STARTS", kernel_fits.STARTS[:1])
+    rows = timed_groups("sglang")["ada", "bf16"]
+    kernels = rows[0].engine.kernels.model_copy(update={"exposed": 0.3})
+    timed = [replace(row, engine=engine_of_kernels(kernels)) for row in rows]
+    assert fit_exposed([[replace(row, seconds=row.simulated) for row in timed]]) == 0.3
 
 
 def row_of(**cells: str) -> float:
@@ -314,6 +326,38 @@ def test_what_a_longer_side_does_not_hide_is_a_row_of_its_own(make_deployment, t
     for row in rows:
         assert sum(cause.seconds for cause in row.causes()) == pytest.approx(row.seconds)
     assert {row.ideal for row in unhidden} == {0.0}
+
+
+def multiply_of(engine: Engine, chip: str):
+    """Return a multiply of an engine by 16-bit weights on a chip."""
+    on = read_value(catalogue_names("chips")[chip], Chip)
+    return shaped_multiply(engine, on, (4096, 4096), NumberFormat("bf16", 16), Precision.BF16)
+
+
+def test_an_engine_has_its_own_share_or_that_of_its_kernels():
+    kernels = read_value(catalogue_names("kernels")["vllm"], Kernels)
+    kernels = kernels.model_copy(update={"exposed": 0.2})
+    timed = engine_of_kernels(kernels)
+    cases = (
+        (None, None, 0.0, "engine.exposed"),
+        (None, 0.3, 0.3, "engine.exposed"),
+        (kernels, None, 0.2, "engine.kernels.exposed"),
+        (kernels, 0.0, 0.0, "engine.exposed"),
+    )
+    for of, own, *expected in cases:
+        multiply = multiply_of(timed.model_copy(update={"kernels": of, "exposed": own}), "h100-sxm")
+        assert [multiply.exposed, multiply.exposed_key] == expected
+
+
+def test_no_factor_of_an_engine_lifts_a_kernel_above_the_peak():
+    engine = read_value(catalogue_names("engines")["vllm"], Engine)
+    for factor in (0.5, 1.9):
+        factors = {"16": factor}
+        update = {"memory_efficiency": factors, "compute_efficiency": factors}
+        multiply = multiply_of(engine.model_copy(update=update), "h100-sxm")
+        kernel = engine.kernels.multiplies["hopper"]["bf16"]
+        reached = kernel.compute_efficiency, kernel.memory_efficiency
+        assert multiply.efficiencies == tuple(min(1.0, factor * share) for share in reached)
 
 
 def test_shares_of_whole_steps_hide_the_shorter_side():
