@@ -73,7 +73,7 @@ def capacity(
     at the rate.  Attainment then falls nearly monotonically with the rate.  In a closed loop,
     users are added.  The first tenth of a trial's requests is not counted, because the system
     fills up.  The rate of sessions is that of their requests.  A trial of sessions starts at least
-    ten times as many as run together.  With kinds of requests, each kind must meet its SLO.
+    ten times as many as are in flight.  With kinds of requests, each kind must meet its SLO.
 
     scenario: a path, a name of the catalogue, a mapping, or a scenario. changes: values by key, as
     in `sim.run`.
