@@ -23,16 +23,18 @@ def expected_shard(
 
     tokens: may be an array; then both results are arrays, too.
     One shard: E - sum of (1 - q_i)^T, where q_i is the chance that a token takes expert i.
-    Several shards: the mean over 64 draws of the shard that reaches most. From 128 tokens it is
-    drawn for 64 numbers of tokens in each doubling, and linear between them.
+    Several shards: the mean over 64 draws of the shard that reaches most. From 128 tokens on, this
+    mean is drawn for 64 numbers of tokens in each doubling, and linear between them.
     """
     if shards == 1:
         missed = (1 - experts.chances(skew)) ** np.expand_dims(tokens, -1)
         reached = (1 - missed).sum(axis=-1)
         return reached, tokens * experts.per_token / reached
-    spaced = [(number, load_spacing(number)) for number in np.ravel(tokens).tolist()]
-    below, above = ({n // by * by for n, by in spaced}, {-(-n // by) * by for n, by in spaced})
-    drawn = sorted(below | above)
+    numbers = set[int]()
+    for number in np.ravel(tokens).tolist():
+        spacing = load_spacing(number)
+        numbers |= {number // spacing * spacing, -(-number // spacing) * spacing}
+    drawn = sorted(numbers)
     loads = [_drawn_shard(experts, skew, number, shards) for number in drawn]
     reached, share = (np.interp(tokens, drawn, column) for column in zip(*loads, strict=True))
     return reached, share

@@ -208,7 +208,7 @@ class StepRows:
             yield row._replace(part=self.head, repeats=repeats)
 
     def _dense_rows(self, block: Block, cost: BlockCost, ranked: int) -> Iterator[Row]:
-        """Yield a block's fixed times, and the multiplies that every token passes.
+        """Yield a block's fixed times, and what every token passes: multiplies, and norms.
 
         An embedding reads a row for each token.
         """

@@ -41,7 +41,7 @@ def require_fit(deployment: Deployment) -> None:
 
 
 def _degrees_text(plan: ResolvedPlan) -> str:
-    """Return 'tensor 3, attention_data 2, expert 6, pipeline 4': what a scenario's plan writes."""
+    """Return 'tensor 3, attention_data 2, expert 6, pipeline 4': keys of a scenario's plan."""
     degrees = {key: getattr(plan, key) for key in DEGREES}
     return ", ".join(f"{key} {n}" for key, n in degrees.items() if n > 1 or key in ALWAYS_IN_HINT)
 

@@ -39,7 +39,8 @@ def deploy_fitting(scenario: Scenario, name: str) -> Deployment:
         require_valid_outages(scenario, name, deployment)
         require_ring_places(scenario, name, deployment)
         if errors := scenario.plain(name).link_errors:
-            with errors_below(*(("attention",) if deployment.ffn else ())):
+            pool = ("attention",) if deployment.ffn else ()
+            with errors_below(*pool):
                 errors.require_finite_retries(deployment.costs)
     except ValueError as error:
         raise scenario.plan_error(name, error) from None
