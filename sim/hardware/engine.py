@@ -113,7 +113,10 @@ class EngineFit(Value):
 
 
 class EngineSpeed(Sourced):
-    """The losses of an inference engine: efficiencies, overheads and hosts. `Engine` has the formulas."""
+    """The losses of an inference engine: efficiencies, overheads and hosts.
+
+    `Engine` has the formulas.
+    """
 
     kernels: KernelsField | None = Field(
         default=None,
