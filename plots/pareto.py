@@ -138,7 +138,8 @@ def finding(lines: Sequence[Series]) -> str:
         ((most_tokens(plans, divisor, knee), plans) for plans in (own_plans, rival_plans)),
         key=lambda pair: pair[0],
     )
-    # A point that does not keep up, but is drawn higher, would contradict the title.
+    # A point at which a system does not keep up is drawn, too. If it is higher, the picture would
+    # contradict the title.
     drawn = [
         tokens
         for line in lower

@@ -24,7 +24,7 @@ def draw(swept: Swept) -> Figure:
         series.plot(speed, line, users, line.speeds, line.hollow)
         series.plot(first, line, users, line.values("median_ttft_ms"), line.hollow)
         busy = busy_from(line)
-        if busy and 1.5 <= busy <= max(users):
+        if busy and 1.5 <= busy <= max(users):  # from two users on, as the text prints it
             for axis in (speed, first):
                 axis.axvline(busy, color=line.colour, ls=":", lw=1.2)
             first.annotate(
@@ -65,8 +65,8 @@ def busy_from(line: Series) -> float | None:
     """Return the number of users whose requests need all beats of a pipeline.
 
     An unloaded request takes T seconds and n beats, one for each token of its prompt and answer:
-    T / (n beat) users. None if the engine has no beat, or if parts of prompts are cached, since the
-    unloaded request has none.
+    T / (n beat) users. None if the engine has no beat. None also if parts of prompts are cached,
+    because an unloaded request finds nothing in the cache.
     """
     if not line.knows("beat.us") or line.values("cached_tokens")[0]:
         return None

@@ -60,7 +60,10 @@ def draw(visits: LayerVisits) -> Figure:
     style.title(figure, finding(visits), key_rows=int(count > 1))
     text = visits.identity
     if visits.cycle.overlapped_us:
-        text += "; gaps between FFN and link back: collectives, while the FFN chips compute others"
+        text += (
+            "; gaps between FFN and link back: collectives, while the FFN chips compute another "
+            "micro-batch"
+        )
     figure.supxlabel(text, fontsize=7, color="#555555", ha="left", x=0.01)
     return figure
 

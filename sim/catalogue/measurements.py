@@ -163,7 +163,7 @@ def read_csv_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str
     shown = shorten(path)
     text = load_text(path, shown).removeprefix("\ufeff")  # the mark with which Excel begins a file
     lines = text.splitlines()
-    blank = next((n for n, line in enumerate(lines) if line.strip()), 0)  # lines before the head
+    blank = next((n for n, line in enumerate(lines) if line.strip()), 0)  # lines above the head
     reader = csv.DictReader(lines[blank:])
     head = list(reader.fieldnames or ())
     if twice := [name for name in head if name and head.count(name) > 1]:

@@ -47,7 +47,7 @@ def size_command(
             help="Prompt and output of a sequence, such as 32k (32,768) or '4000 token'.",
         ),
     ] = "640",
-    users: Annotated[int, typer.Option(min=1, help="Sequences that are held together.")] = 1,
+    users: Annotated[int, typer.Option(min=1, help="Sequences held at the same time.")] = 1,
     tpot: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Longest time of a user's output token, such as 10ms."),

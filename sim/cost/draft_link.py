@@ -13,7 +13,7 @@ LOGIT_BYTES = 2.0  # of the score of one token of the vocabulary
 
 
 class DraftLink(Value):
-    """The link between a replica and its drafter, which works in both directions at the same time.
+    """The full-duplex link between a replica and its drafter.
 
     A message takes `latency + bytes / bandwidth`. Drafts go to the model. The number of accepted
     drafts, and the token after them, come back. A token is 4 B. With `sends: tokens` the drafter

@@ -18,7 +18,9 @@ def rising(ends: tuple[float, float] | None) -> tuple[float, float] | None:
     Raises: ValueError if the first is above the second.
     """
     if ends and ends[0] > ends[1]:
-        raise ValueError("got the highest value first; expected the lowest; try to swap both")
+        raise ValueError(
+            "got the highest value first; expected the lowest first; try swapping them"
+        )
     return ends
 
 
@@ -34,7 +36,7 @@ class LinkRange(Value):
 
 
 class LayerTransfer(Value):
-    """The links between an attention pool and an FFN pool. Each works in both directions together.
+    """The full-duplex links between an attention pool and an FFN pool.
 
     A message takes `latency + bytes / bandwidth`. The bytes are those of a micro-batch at the
     busier end.  With `copies: rank` each shard of the experts receives the tokens that need it, and

@@ -89,7 +89,7 @@ class SmallChip(Value):
     """The default limits of an engine on chips with little memory."""
 
     below: Bytes = Field(description="Memory of a chip below which these limits hold [B].")
-    max_sequences: Count = Field(description="Most sequences that run together on such chips.")
+    max_sequences: Count = Field(description="Most running sequences on such chips.")
     token_budget: Tokens = Field(
         description="Most tokens of a step of a micro-batch on such chips."
     )
@@ -112,30 +112,8 @@ class EngineFit(Value):
     found: str = Field(default="", description="Result of the last calibration, in words.")
 
 
-class Engine(Sourced):
-    """One version of an inference engine.
-
-    Time of a multiply: max(compute time / compute_efficiency, read time / memory_efficiency),
-    with efficiencies by the bits of the weights, and `exposed` of the shorter time. With `kernels`
-    they multiply the kernel's, to at most 1. The kernel adds a fixed time. Attention has its own.
-    Time of a collective: for n chips, each phase has a latency of `collective_latency + n *
-    collective_latency_per_chip`, and `collective_efficiency` of the link's bandwidth, unless the
-    topology's file says what collectives reach.
-    Time of a step: the layers, `layers * layer_overhead`, `step_overhead`, and `sequences *
-    sequence_overhead` with the sequences of the fullest rank of attention data parallelism.
-    Experts: as a multiply, with `moe_layer_overhead` for each of their layers. An engine without
-    `moe_memory_efficiency` takes the times of their kernel, if there is one. Then
-    `moe_layer_overhead` replaces half of `layer_overhead`. Latent attention has its kernel, too.
-    `overlap`: messages of one half of a step (in an FFN pool: of a micro-batch) run while the other
-    is computed. It needs two tokens on the fullest rank, and hides at most the computing time.
-    Left out: that the halves of a step read the weights twice.
-    `tokens_per_beat` b: a prompt enters in chunks of b tokens, and a micro-batch holds at most b
-    sequences. As many micro-batches are in flight as the requests need.
-    `limits_per: rank` is as in vLLM and TensorRT-LLM, and also holds for a system's own limits.
-    A pipeline has one scheduler, as in vLLM.
-    Each attention rank has an equal share of a step's tokens, and a prompt is on one rank.
-    Left out: sequences that fill the ranks unevenly; their limit is the sum over ranks.
-    """
+class EngineSpeed(Sourced):
+    """The losses of an inference engine: efficiencies, overheads and hosts. `Engine` says how."""
 
     kernels: KernelsField | None = Field(
         default=None,
@@ -175,7 +153,9 @@ class Engine(Sourced):
         "`kernels`.",
     )
     elementwise_efficiency: Fraction | None = Field(
-        default=None, description="Bandwidth share of norms and activations; default: no time."
+        default=None,
+        description="Share of the memory bandwidth that norms and activation functions reach, 0 to "
+        "1; default: they take no time.",
     )
     layer_overhead: Seconds = Field(description="Extra time of each layer in a step [s].")
     step_overhead: Seconds = Field(description="Extra time of each step [s].")
@@ -189,7 +169,8 @@ class Engine(Sourced):
     )
     collective_latency: Seconds | None = Field(
         default=None,
-        description="Software's latency of a collective's phase [s]; default: that of `kernels`.",
+        description="Software's latency of each phase of a collective [s]; default: that of "
+        "`kernels`.",
     )
     collective_latency_per_chip: Seconds | None = Field(
         default=None,
@@ -238,66 +219,6 @@ class Engine(Sourced):
         description="Time in which the host launches a layer, in eager mode; default: launches "
         "never limit.",
     )
-    tokens_per_beat: Tokens | None = Field(
-        default=None,
-        description="Tokens that a stage of a compiled pipeline takes together; default: no "
-        "compiled pipeline.",
-    )
-    kv_reads: Literal["kv-heads", "query-heads"] = Field(
-        default="kv-heads",
-        description="Decode reads the KV cache once for each KV head, or for each query head.",
-    )
-    policy: Literal["continuous", "prefill-first", "static", "ring"] = Field(
-        default="continuous",
-        description="Default of a system: the rule for the next work of a micro-batch.",
-    )
-    admission: Literal["reserve", "prompt"] = Field(
-        default="reserve",
-        description="Default of a system: KV cache reserved on admission, for the whole output or "
-        "the prompt.",
-    )
-    max_sequences: Count | None = Field(
-        default=None,
-        description="Most sequences that run together, in all micro-batches; default: 256 in each, "
-        "or what fills the pipeline.",
-    )
-    token_budget: Tokens | None = Field(
-        default=None,
-        description="Most tokens of a step of a micro-batch, like max_num_batched_tokens; "
-        "default: the chip's.",
-    )
-    small_chip: SmallChip | None = Field(
-        default=None, description="Other default limits on chips with little memory; default: none."
-    )
-    limits_per: Literal["rank", "replica"] = Field(
-        default="rank",
-        description="Whether both limits hold for each rank of attention data parallelism, or for "
-        "the replica.",
-    )
-    kv_block: Tokens = Field(
-        default=16,
-        description="Tokens of a block of the KV cache; with `prefix_caching` full blocks are "
-        "shared.",
-    )
-    moe_layer_overhead: Seconds | None = Field(
-        default=None, description="Extra time of each layer with experts [s]; default: none."
-    )
-    moe_memory_efficiency: Fraction | None = Field(
-        default=None,
-        description="Share of the memory bandwidth that experts' multiplies reach, 0 to 1; "
-        "default: that of `kernels`, or `memory_efficiency`.",
-    )
-    moe_skew: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
-        default=None,
-        description="Exponent s of the popularity of expert i, proportional to i^-s; default: 0.",
-    )
-    points: tuple[str, ...] = Field(
-        default=(),
-        description="Chips on which it was measured; `sramsim calibrate` adds those of its points.",
-    )
-    fit: EngineFit | None = Field(
-        default=None, description="Numbers that `sramsim calibrate` may change; default: none."
-    )
 
     @model_validator(mode="after")
     def _efficiencies_are_shares(self) -> Self:
@@ -336,14 +257,6 @@ class Engine(Sourced):
         apart = {"fused": False, "blocks-apart": precision == FP8_BLOCK, "apart": True}
         return self.kernels.multiply(chip.generation, precision, not apart[self.quantizing])
 
-    def speed_label(self, chip: Chip) -> str | None:
-        """Return the label of a speed on this chip; None if the engine was measured on it."""
-        if self.source and all(
-            text.startswith(("assumed", "by definition")) for text in self.source.values()
-        ):
-            return SPEED_OF_LIGHT
-        return None if chip.id in self.points and not chip.changed else EXTRAPOLATED
-
     def of_blocks(self) -> tuple[str, Kernels | None]:
         """Return the kernels of experts and latent attention, and their key here."""
         key = "block_kernels" if self.block_kernels else "kernels"
@@ -362,6 +275,103 @@ class Engine(Sourced):
                 f" it has {has}; try another precision of plan.weights, attention or head"
             )
         return self.compute_efficiency[bits], self.memory_efficiency[bits]
+
+
+class Engine(EngineSpeed):
+    """One version of an inference engine.
+
+    Time of a multiply: max(compute time / compute_efficiency, read time / memory_efficiency),
+    with efficiencies by the bits of the weights, and `exposed` of the shorter time. With `kernels`
+    they multiply the kernel's, to at most 1. The kernel adds a fixed time. Attention has its own.
+    Time of a collective: for n chips, each phase has a latency of `collective_latency + n *
+    collective_latency_per_chip`, and `collective_efficiency` of the link's bandwidth, unless the
+    topology's file says what collectives reach.
+    Time of a step: the layers, `layers * layer_overhead`, `step_overhead`, and `sequences *
+    sequence_overhead` with the sequences of the fullest rank of attention data parallelism.
+    Experts: as a multiply, with `moe_layer_overhead` for each of their layers. An engine without
+    `moe_memory_efficiency` takes the times of their kernel, if there is one. Then
+    `moe_layer_overhead` replaces half of `layer_overhead`. Latent attention has its kernel, too.
+    `overlap`: messages of one half of a step (in an FFN pool: of a micro-batch) run while the other
+    is computed. It needs two tokens on the fullest rank, and hides at most the computing time.
+    Left out: that the halves of a step read the weights twice.
+    `tokens_per_beat` b: a prompt enters in chunks of b tokens, and a micro-batch holds at most b
+    sequences. As many micro-batches are in flight as the requests need.
+    `limits_per: rank` is as in vLLM and TensorRT-LLM, and also holds for a system's own limits.
+    A pipeline has one scheduler, as in vLLM.
+    Each attention rank has an equal share of a step's tokens, and a prompt is on one rank.
+    Left out: sequences that fill the ranks unevenly; their limit is the sum over ranks.
+    """
+
+    tokens_per_beat: Tokens | None = Field(
+        default=None,
+        description="Tokens that a stage of a compiled pipeline takes together; default: no "
+        "compiled pipeline.",
+    )
+    kv_reads: Literal["kv-heads", "query-heads"] = Field(
+        default="kv-heads",
+        description="Decode reads the KV cache once for each KV head, or for each query head.",
+    )
+    policy: Literal["continuous", "prefill-first", "static", "ring"] = Field(
+        default="continuous",
+        description="Default of a system: the rule for the next work of a micro-batch.",
+    )
+    admission: Literal["reserve", "prompt"] = Field(
+        default="reserve",
+        description="Default of a system: KV cache reserved on admission, for the whole output or "
+        "the prompt.",
+    )
+    max_sequences: Count | None = Field(
+        default=None,
+        description="Most running sequences, in all micro-batches; default: 256 in each, "
+        "or what fills the pipeline.",
+    )
+    token_budget: Tokens | None = Field(
+        default=None,
+        description="Most tokens of a step of a micro-batch, like max_num_batched_tokens; "
+        "default: the chip's.",
+    )
+    small_chip: SmallChip | None = Field(
+        default=None, description="Other default limits on chips with little memory; default: none."
+    )
+    limits_per: Literal["rank", "replica"] = Field(
+        default="rank",
+        description="Whether both limits hold for each rank of attention data parallelism, or for "
+        "the replica.",
+    )
+    kv_block: Tokens = Field(
+        default=16,
+        description="Tokens of a block of the KV cache; with `prefix_caching` full blocks are "
+        "shared.",
+    )
+    moe_layer_overhead: Seconds | None = Field(
+        default=None, description="Extra time of each layer with experts [s]; default: none."
+    )
+    moe_memory_efficiency: Fraction | None = Field(
+        default=None,
+        description="Share of the memory bandwidth that experts' multiplies reach, 0 to 1; "
+        "default: that of `kernels`, or `memory_efficiency`.",
+    )
+    moe_skew: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Exponent s of the experts' popularity: that of expert i is proportional to "
+        "i^-s; default: 0.",
+    )
+    points: tuple[str, ...] = Field(
+        default=(),
+        description="Chips on which the engine was measured; `sramsim calibrate` adds those of "
+        "its points.",
+    )
+    fit: EngineFit | None = Field(
+        default=None, description="Numbers that `sramsim calibrate` may change; default: none."
+    )
+
+    def speed_label(self, chip: Chip) -> str | None:
+        """Return the label of a speed on this chip; None if the engine was measured on it."""
+        if self.source and all(
+            text.startswith(("assumed", "by definition")) for text in self.source.values()
+        ):
+            return SPEED_OF_LIGHT
+        return None if chip.id in self.points and not chip.changed else EXTRAPOLATED
 
 
 EngineField = Annotated[Engine, FromCatalogue("engines", Engine)]

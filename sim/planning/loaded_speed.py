@@ -1,4 +1,4 @@
-"""The time of an output token while a number of users decode together.
+"""The time of an output token while a number of users decode at the same time.
 
 loaded_tpot(deployment, 64, 4096)  # s, of each of 64 users of a replica at 4,096 positions
 """

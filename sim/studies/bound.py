@@ -4,7 +4,8 @@
 
 The bound assumes steps without gaps, requests of mean length, and no waiting. If the users of a
 closed loop send equal requests whose prompts fit in one step, no simulated load is higher.
-The bound takes a fraction of a second, and a capacity many seconds. So searches begin with it.
+The bound takes a fraction of a second, and a simulated capacity takes many. So searches begin
+with the bound.
 """
 
 import math
@@ -34,7 +35,7 @@ class LoadPoint:
 
     load: request/s, or users of a closed loop. rate: request/s in both cases.
     tally: the work of one second.
-    endless: whether more users would only wait, and miss no limit.
+    endless: whether any number of further users would only wait, and miss no limit.
     """
 
     load: float
@@ -106,10 +107,10 @@ def load_point(
     With a closed loop, the result is its users.  They are the rate times the time between two
     requests of a user (Little's law): first token, answer and pause.  At the largest k the first
     token comes as late as the SLO allows.  At a smaller k no request waits.
-    Left out: users that wait, if no limit of the SLO includes waiting (`endless`).
     If all users may be in step (`Loop.in_step`), their prompts come together, in groups that fill
     the token budget, or as large as the SLO's TTFT allows.  Other steps have no prompts, and an
-    answer waits only for the prompts of other groups.  All of them also pause together.
+    answer waits only for the prompts of other groups.  All users also pause together.
+    Left out: users that wait, if no limit of the SLO includes waiting (`endless`).
     """
     paces = Paces(deployment, prompt, output, cached, slo, loop)
     if not deployment.limits.max_concurrent(math.ceil(prompt + output)):
@@ -123,10 +124,11 @@ def load_point(
             pausing = pace.in_step and loop.pause > 0
             wait = _allowed_wait(slo, answer) if k == most and not pausing else 0.0
             load *= max(wait, first) + answer
-            if pausing:
+            if pausing:  # all together, so a pause adds no users and lowers the rate
                 rate = load / (first + answer + loop.pause)
             else:
                 load += rate * loop.pause
+            # Users out of step come back into step, unless some of them wait for room.
             if not (pace.in_step or full) and paces.stay_in_step(load):
                 continue
         if best is None or load > best[0]:

@@ -73,7 +73,7 @@ def capacity(
     at the rate.  Attainment then falls nearly monotonically with the rate.  In a closed loop,
     users are added.  The first tenth of a trial's requests is not counted, because the system
     fills up.  The rate of sessions is that of their requests.  A trial of sessions starts at least
-    ten times as many as run together.  With kinds of requests, each kind must meet its SLO.
+    ten times as many as are in flight.  With kinds of requests, each kind must meet its SLO.
 
     scenario: a path, a name of the catalogue, a mapping, or a scenario. changes: values by key, as
     in `sim.run`.
@@ -217,10 +217,10 @@ def _first_bracket(
 ) -> tuple[LoadTrial | None, LoadTrial | None, str]:
     """Return a trial that is met, one at a higher load that is not, and why there is no capacity.
 
-    Without a guess, the single requests must meet the SLO first. With one they are tried only if
-    it is not met. Single requests of many lengths may take longer than several trials, so they are
-    tried only if no load down to half of the guess is met. With a least load, another plan is known
-    to meet it, so they need no trial at all.
+    Single requests must meet the SLO. Without a guess they are tried first, and with one only if
+    the guess is not met. Single requests of many lengths may take longer than several trials, so
+    they are tried only if no load down to half of the guess is met. With a least load they are not
+    tried at all, because another plan meets that load.
     """
     start, least, most = _search_span(series, guess)
     requests = series.requests_at(start)

@@ -221,8 +221,8 @@ def best_plans(
     sizes, and another number of micro-batches.
     own: capacities of the systems with their own plans, which are not simulated again; or None.
     jobs: as in `capacity`.
-    Left out: systems whose plan was searched already; plans that leave chips unused; fleets, and
-    other systems of `why_plan_is_kept`.
+    Left out: systems whose plan was searched already, and those of `why_plan_is_kept`; plans that
+    leave chips unused.
     Raises: UserError if there is no SLO or no load to vary; PlanError if no plan of a system fits.
     """
     known = {

@@ -1,6 +1,6 @@
-"""The pace at which a deployment serves equal requests, with some in each micro-batch.
+"""The pace at which a deployment serves equal requests, with k of them in each micro-batch.
 
-    Paces(deployment, 512, 128, 0, slo, loop).pace(in_step=False, k=16).tpot  # s
+    Paces(deployment, 512, 128, 0, slo, loop).pace(together=False, k=16).tpot  # s
 
 There are no gaps between steps. `sim.studies.bound` finds the highest load with it.
 """
@@ -22,7 +22,7 @@ from sim.workload.slo import SLO
 class Loop:
     """A closed loop: the pause of a user between an answer and the next request.
 
-    in_step: all users send equal requests, so that all prompts may be computed together.
+    in_step: all users send equal requests, so all their prompts may come at one instant.
     """
 
     pause: Seconds
@@ -37,7 +37,7 @@ def loop_of(workload: Workload) -> Loop | None:
 class Pace(NamedTuple):
     """The pace of requests with k of them in each micro-batch.
 
-    time: in which k requests advance by a step, on the slowest stage [s]. work: of a step.
+    time: in which the slowest stage advances k requests by a step [s]. work: of a step.
     in_step: whether the prompts of all users come together, in groups.
     first: time to the first token of a group, without other groups; 0 if not in step [s].
     wait: time that the last group waits for the prompts of the others [s].
@@ -53,7 +53,10 @@ class Pace(NamedTuple):
 
 @dataclass(frozen=True)
 class Paces:
-    """The paces of a deployment at equal requests. cached: tokens of a prompt."""
+    """The paces of a deployment at equal requests.
+
+    prompt, output: tokens of a request. cached: those of its prompt that are in the cache.
+    """
 
     deployment: Deployment
     prompt: float
@@ -95,8 +98,8 @@ class Paces:
     def stay_in_step(self, users: float) -> bool:
         """Return whether users that pause stay in step, if none waits for room.
 
-        They do while their prompts need fewer steps than an answer. Each answer then ends after
-        the prompts of all, so that all pause together again.
+        They do if all prompts need fewer steps than an answer. Then each answer ends after the
+        prompts of all users, so all users pause together again.
         """
         steps = users * self.computed / self.deployment.limits.token_budget
         return bool(self.in_step and self.loop and self.loop.pause) and steps < self.steps
@@ -129,7 +132,8 @@ class Paces:
             most, allows = self.most(together), partial(self.allows, together)
             precision = 0.0 if together else 0.02  # users in step are a bound, not an estimate
             counts = decode_counts(most, allows, precision)
-            for k in filter(allows, counts if together == self.in_step else [most]):
+            # Users in step leave it only if some wait for room, so with the most sequences.
+            for k in filter(allows, [most] if self.in_step and not together else counts):
                 yield self.pace(together, k), k, most
 
     def pace(self, together: bool, k: int) -> Pace:
@@ -147,9 +151,9 @@ class Paces:
     def together(self, k: int) -> Pace:
         """Return the pace if the prompts of all users come together, in as few groups as possible.
 
-        Prompts of more than one step share their steps with decodes of other groups.  Without a
-        pause, groups come at other times, and as many of them as keep the SLO's TTFT.  With one,
-        all groups come together, because all pause while the last ones end.
+        Prompts that take several steps share them with decodes of other groups.  Without a pause,
+        groups come at different times, and there are as many as the SLO's TTFT requires.  With a
+        pause, all groups come together, because the first users still pause when the last end.
         """
         work = self._step(k, 0)
         time, tpot = paced_step(self.deployment, work)
@@ -179,7 +183,7 @@ class Paces:
 def decode_counts(most: int, within: Callable[[int], bool], precision: float = 0.02) -> list[int]:
     """Return the numbers of sequences to try: powers of the root of 2, and `most`.
 
-    within: whether a number is within the SLO. Larger ones are not if it is not.  The largest one
+    within: whether a number is within the SLO.  If one is not, no larger one is.  The largest one
     that is within it is also tried, to `precision`.
     """
     counts = {min(most, round(2 ** (n / 2))) for n in range(2 * most.bit_length() + 2)}
@@ -223,15 +227,9 @@ def mean_step(
     work = decodes_at(decodes, context, deployment.limits.window, deployment.limits.width)
     if chunk:
         middle = (prompt + cached) / 2  # position of a mean computed token
-        work.prompt_tokens, work.chunks, work.cached = (
-            chunk,
-            max(
-                1,
-                round(chunk / max(1.0, prompt - cached)),
-                -(-chunk // deployment.limits.prompt_budget),
-            ),
-            chunk + middle,
-        )
+        prompts = round(chunk / max(1.0, prompt - cached))
+        work.chunks = max(1, prompts, -(-chunk // deployment.limits.prompt_budget))
+        work.prompt_tokens, work.cached = chunk, chunk + middle
         work.rank_prompt = -(-chunk // min(work.chunks, deployment.limits.ranks))
         work.attended, work.windowed_attended = chunk * middle, chunk * min(middle, window)
         work.windowed_cached = min(work.cached, chunk + window)

@@ -65,7 +65,7 @@ class PoolsPoint:
 
     load: request/s, or users of a closed loop. rate: request/s in both cases.
     rates: request/s by member. tallies: the work of one second, by member.
-    endless: whether more users would only wait, and miss no limit.
+    endless: whether any number of further users would only wait, and miss no limit.
     """
 
     load: float
@@ -80,9 +80,9 @@ def pools_point(scenario: Scenario, members: Mapping[str, Member]) -> PoolsPoint
 
     The decode replicas have as many sequences as they need for this rate, and no more.
     In a closed loop the users are the rate times TTFT, transfer, answer and pause (Little's law).
-    Users also wait for what is full, as long as the SLO allows: for a first token in the prefill
-    pool, and after it for links or for a full decode pool. Those that wait after it fill the
-    prefill pool's KV cache, and then others wait for a first token.
+    Users also wait for what is full, as long as the SLO allows. They wait for a first token in the
+    prefill pool, and after it for the links or the decode pool. Users that wait after it keep their
+    room in the prefill pool. When that is full, others wait for a first token.
     """
     workload, slo = scenario.workload, scenario.tightest_slo or SLO()
     (first, prefill), (second, decode) = members.items()
@@ -103,12 +103,13 @@ def pools_point(scenario: Scenario, members: Mapping[str, Member]) -> PoolsPoint
     endless = False
     if workload.pause is not None:
         answer = links.seconds + pace.answer
-        wait = (slo.ttft or math.inf) - prompts.seconds
-        if rate < rates[first]:
+        wait = (slo.ttft or math.inf) - prompts.seconds  # for a first token
+        if rate < rates[first]:  # the links or the decode pool bind: users wait after it
             held = prefill.replicas * prefill.deployment.limits.max_concurrent(round(lengths[0]))
             after = (slo.tpot or math.inf) * paces.tokens - answer
-            room = max(0.0, held / rate - links.seconds)
+            room = max(0.0, held / rate - links.seconds)  # a longer wait fills the prefill pool
             wait = after if after <= room else wait + room
+            # Users wait for no place in a decode pool that only the SLO keeps from being full.
             wait = wait if rate == links.rate or paces.full(best) else 0.0
         wait = max(0.0, min(wait, (slo.e2el or math.inf) - prompts.seconds - answer))
         endless = wait == math.inf

@@ -60,14 +60,14 @@ def on_processes(
 def results_of(function: Callable[[A], R], arguments: Mapping[K, A], jobs: int) -> dict[K, R]:
     """Return the result of each call, in order of the arguments, for any number of jobs.
 
-    Calls that cannot be pickled are made in this process, such as those with a user's own policy. A
-    line on stderr says why.
+    Calls that cannot be pickled are made in this process, such as those with a user's own policy.
+    Then a line on stderr says why.
     Raises: the UserError of the first call that has one.
     """
     alone = min(jobs, len(arguments)) <= 1
-    if not alone and (reason := _no_pickle((function, arguments))):
+    if not alone and (reason := _pickle_problem((function, arguments))):
         alone = True
-        print(f"--jobs {jobs}: one process works, since {reason}", file=sys.stderr)
+        print(f"--jobs {jobs}: one process does all work, since {reason}", file=sys.stderr)
     if alone:
         return {key: function(argument) for key, argument in arguments.items()}
     ended = dict(on_processes(partial(_result_or_error, function), arguments, jobs))
@@ -80,12 +80,12 @@ def results_of(function: Callable[[A], R], arguments: Mapping[K, A], jobs: int) 
     return results
 
 
-def _no_pickle(value: object) -> str:
-    """Return why another process cannot get a value, on one line; empty if it can."""
+def _pickle_problem(value: object) -> str:
+    """Return why another process cannot be sent a value, on one line; '' if it can."""
     try:
         pickle.dumps(value)
     except Exception as error:  # whatever the classes of a user raise
-        return f"another cannot get a value: {' '.join(str(error).split())}"
+        return f"others cannot be sent a value: {' '.join(str(error).split())}"
     return ""
 
 

@@ -54,8 +54,8 @@ class Calibration:
     error: root mean square of ln(simulated / measured).  A TTFT is weighted, and bounds that hold
     are left out.
     left_out: the same, with each point predicted from the others.
-    configuration_left_out: the same, with each configuration, which is all points that differ only
-    in their users, predicted from the others. A number that it alone identifies stays as it is.
+    configuration_left_out: the same, with each configuration predicted from the others. The points
+    of a configuration differ only in their users. A number that only they identify keeps its value.
     """
 
     engine: str
@@ -328,7 +328,7 @@ def left_out_residuals(
 
     Residuals r of a group become r / (1 - H), with the group's part H of the hat matrix
     J (J^T J)^-1 J^T. That is exact for a linear problem.
-    1 - H is at least 1e-3, so that a number that one group alone identifies does not move far.
+    Eigenvalues of 1 - H are at least 1e-3. So a number that only one group identifies hardly moves.
 
     jacobian: float[residual, number]. groups: the group of each residual.
     """
@@ -338,8 +338,8 @@ def left_out_residuals(
     for place, group in enumerate(groups):
         members.setdefault(group, []).append(place)
     for own in members.values():
-        spare, axes = np.linalg.eigh(np.eye(len(own)) - hat[np.ix_(own, own)])
-        left_out[own] = axes @ ((axes.T @ residuals[own]) / np.maximum(spare, 1e-3))
+        eigenvalues, axes = np.linalg.eigh(np.eye(len(own)) - hat[np.ix_(own, own)])
+        left_out[own] = axes @ ((axes.T @ residuals[own]) / np.maximum(eigenvalues, 1e-3))
     return left_out
 
 

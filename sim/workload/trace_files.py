@@ -114,7 +114,7 @@ def _text(path: Path, shown: str) -> str:
         if _is_compressed_twice(content):
             got = "a file that is compressed twice"
         raise ScenarioError(
-            f"{shown}: got {got}; expected gzip or Zstandard of a text; try decompressing it"
+            f"{shown}: got {got}; expected a text, compressed once; try decompressing it"
         ) from None
     return str(cells.item()).removeprefix("\ufeff") if len(cells) else ""
 

@@ -51,7 +51,7 @@ def read_table(text: str, shown: str) -> Columns | None:
     """
     import polars as pl
 
-    blank = text[: len(text) - len(text.lstrip())].count("\n")  # lines before the header
+    blank = text[: len(text) - len(text.lstrip())].count("\n")  # lines above the header
     header, *lines = text.split("\n")[blank:]
     names = [name.strip(' \r"') for name in header.split(",")]
     known = next((table for table in TABLES if set(table.keys) <= set(names)), None)

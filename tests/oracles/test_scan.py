@@ -84,8 +84,8 @@ def test_a_convoy_by_hand():
 
 
 @st.composite
-def alike(draw):
-    """(entries, hops, times) of passages whose times differ by their attention alone: most stages need not be waited for."""
+def steps_alike(draw):
+    """(entries, hops, times) of steps whose times differ only in attention, so that few stages make a step wait."""
     stages, count = draw(st.integers(1, 8)), draw(st.integers(1, 8))
     numbers = st.integers(0, 8)
     body, layers, hops = (
@@ -97,7 +97,7 @@ def alike(draw):
     return entries, hops, [body + layers * seconds for seconds in attention]
 
 
-@given(alike())
+@given(steps_alike())
 def test_stages_at_which_no_step_waits_longest_may_be_left_out(drawn):
     entries, hops, times = drawn
     ends = np.cumsum(hops + times, axis=1)
@@ -110,7 +110,7 @@ def test_stages_at_which_no_step_waits_longest_may_be_left_out(drawn):
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=9))
 def test_equal_steps_wait_at_the_slowest_stage(times):
-    """Its time is their beat: the tandem of queues is one queue, and a way to the end."""
+    """The slowest stage's time is the beat. The pipeline is then one queue, and a path to the end."""
     ends = np.cumsum([times], axis=1)
     kept = stages_with_waits(ends - times, ends)
     assert kept[-1] == len(times) - 1

@@ -164,7 +164,7 @@ def test_the_fewest_chips_hold_the_model_and_one_stage_fewer_does_not(
         (t * p, t, p)
         for t in (1, 2, 3, 4)
         for p in range(1, len(layout.model.blocks) + 1)
-        if (fewest is None or t * p <= fewest[0]) and fits(t, p)
+        if (fewest is None or t * p <= fewest.chips) and fits(t, p)
     ]
     if plans:
         assert fewest.chips == min(plans)[0]

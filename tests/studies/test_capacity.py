@@ -502,7 +502,9 @@ def test_a_search_of_code_that_cannot_be_pickled_is_made_here(capsys):
     found = results_of(lambda n: reported.append(n) or n + 1, {"b": 1, "a": 2}, jobs=2)
     assert (found, reported) == ({"b": 2, "a": 3}, [1, 2])
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("--jobs 2: one process works, since another cannot get a value: ")
+    assert line.startswith(
+        "--jobs 2: one process does all work, since others cannot be sent a value: "
+    )
     results_of(lambda n: n, {"b": 1, "a": 2}, jobs=1)
     assert not capsys.readouterr().err
 

@@ -202,7 +202,7 @@ def test_compressed_files_are_read_as_plain_ones(file, command):
     plain, unpacked = read_trace(file(MOONCAKE)), read_trace(file(packed))
     assert unpacked.arrival.tolist() == plain.arrival.tolist()
     assert unpacked.hash_ids == plain.hash_ids
-    hint = "expected gzip or Zstandard of a text; try decompressing it"
+    hint = "expected a text, compressed once; try decompressing it"
     damaged = "recorded: got a compressed file that is damaged, or holds no text"
     assert refused(file(packed[:-9])) == f"{damaged}; {hint}"
     twice = refused(file(compress(input=packed).stdout))

@@ -178,7 +178,7 @@ class Ring(Topology):
     def all_reduces(
         self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float
     ) -> dict[Algorithm, Seconds]:
-        """Return the time of a reduce-scatter and an all-gather, both ways together.
+        """Return the time of a reduce-scatter and an all-gather, each in both directions.
 
         Together they send 2(n-1)/n of the bytes over the two links of a chip.
         """

@@ -35,10 +35,10 @@ from sim.units import Bytes, Count, Seconds, longest
 class Mesh(Nested):
     """A grid: a line in each dimension.
 
-    Collectives use all dimensions and both directions together. Each of D parts of the bytes takes
-    the D dimensions in another order. If the dimensions are equal and closed, an all-reduce of n
-    chips sends 2(n-1)/n of the bytes over the 2D links of a chip. Unequal dimensions take up to
-    1.6 times as long; a single order is used if it is faster.
+    Collectives use all dimensions and both directions at the same time. Each of D parts of the
+    bytes takes the D dimensions in another order. If the dimensions are equal and closed, an
+    all-reduce of n chips sends 2(n-1)/n of the bytes over the 2D links of a chip. Unequal
+    dimensions take up to 1.6 times as long; a single order is used if it is faster.
 
     A group that is no block of the grid forms a chain, row by row, back and forth.
     Its all-to-all is an estimate, dimension by dimension.
