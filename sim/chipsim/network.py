@@ -111,12 +111,10 @@ class Outboxes:
 
     bundles: those that each chip sends, by phase.
     expected: number of messages for each chip, by phase.
-    messages: number of all messages.
     """
 
     bundles: dict[int, list[list[Bundle]]]
     expected: list[dict[int, int]]
-    messages: int
 
 
 class LinkException(NamedTuple):
@@ -228,7 +226,7 @@ class Network:
         expected = [
             dict(Counter([*group, *(message.target for message in phase)])) for phase in phases
         ]
-        return Outboxes(bundles, expected, sum(map(len, phases)))
+        return Outboxes(bundles, expected)
 
     def _bundles(self, messages: Iterable[Message], last: bool) -> list[Bundle]:
         """Return the bundles that one chip sends in a phase.

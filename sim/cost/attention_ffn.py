@@ -176,9 +176,8 @@ class AttentionFfnCosts(Costs):
 
     def ffn_seconds(self, tokens: int) -> Seconds:
         """Return the time for which the FFN pool works on one micro-batch in all layers."""
-        passes = self.ffn.passes(tokens)[0]
         return sum(
-            layers * passes * sum(row.seconds for row in self.ffn.layer_rows(ffn, tokens))
+            layers * self.ffn.layer_seconds(ffn, tokens)[0]
             for (_, ffn), layers in self.layer_kinds.items()
         )
 
@@ -215,16 +214,9 @@ class AttentionFfnCosts(Costs):
     ) -> LayerTimes:
         ways = self.transfer.busy(self.layout, self.ffn.layout, ffn, tokens, ranked)
         out, back = (self.transfer.latency + busy for busy in ways)
-        passes = self.ffn.passes(tokens)[0]
-        busy = sum(row.seconds for row in self.ffn.layer_rows(ffn, tokens))
-        return LayerTimes(
-            self._by_part(tokens, ranked)[attention],
-            out,
-            passes * busy,
-            back,
-            *ways,
-            overlapped=passes * self.ffn.overlapped_row(ffn, tokens).seconds,
-        )
+        busy, overlapped = self.ffn.layer_seconds(ffn, tokens)
+        seconds = self._by_part(tokens, ranked)[attention]
+        return LayerTimes(seconds, out, busy, back, *ways, overlapped=overlapped)
 
     def attention_rows(self, block: Block, work: Work) -> Iterator[Row]:
         """Yield the rows of a layer's block in the attention pool, with its mixers."""

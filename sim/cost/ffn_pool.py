@@ -12,6 +12,7 @@ from sim.cost.shard_collectives import ShardCollectives
 from sim.cost.step import Costs
 from sim.cost.terms import Row
 from sim.model.blocks import Block
+from sim.units import Seconds
 
 NO_OVERHEAD = {"step_overhead": 0.0, "sequence_overhead": 0.0}  # the attention pool has it
 
@@ -29,6 +30,8 @@ class FfnPoolCosts(Costs):
         self.collectives = ShardCollectives(self.layout, transfer)
         alone = replace(self.layout, engine=engine.model_copy(update={"overlap": 0.0}))
         self._alone = FfnPoolCosts(alone, transfer) if engine.overlap else self
+        # Kept by block and tokens of a pass: few numbers with `tokens_per_beat`.
+        self._pass_seconds: dict[tuple[Block, int], tuple[Seconds, Seconds]] = {}
 
     def passes(self, tokens: int) -> tuple[int, int]:
         """Return how often the pool works for a micro-batch, and for how many tokens."""
@@ -43,6 +46,15 @@ class FfnPoolCosts(Costs):
         rows = self._pass_rows(block, tokens)
         yield from (row for row in rows if row.shares is not IS_COLLECTIVE)
         yield _slowest_collective(rows)
+
+    def layer_seconds(self, block: Block, tokens: int) -> tuple[Seconds, Seconds]:
+        """Return the time of a layer's MLP for a micro-batch, and that of `overlapped_row`."""
+        passes, taken = self.passes(tokens)
+        if (block, taken) not in self._pass_seconds:
+            busy = sum(row.seconds for row in self.layer_rows(block, taken))
+            self._pass_seconds[block, taken] = busy, self.overlapped_row(block, taken).seconds
+        busy, overlapped = self._pass_seconds[block, taken]
+        return passes * busy, passes * overlapped
 
     def overlapped_row(self, block: Block, tokens: int) -> Row:
         """Return the row of the exchanges of a pass while the chips compute another micro-batch."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -276,30 +277,9 @@ class Experts:
         all `per_token` experts are other experts of the chosen groups.
         Left out: skew.
         """
-        size, open_to = self.count // self.groups, self.count // self.groups * self.groups_per_token
-        expected = 0.0
-        for block in range(blocks):
-            first, end = (-(-self.count * number // blocks) for number in (block, block + 1))
-            parts = [
-                min(end, (g + 1) * size) - max(first, g * size)
-                for g in range(first // size, -(-end // size))
-            ]
-            # How many choices of groups there are, by (groups of the block, their experts there).
-            choices = {(0, 0): 1}
-            for part in parts:
-                taken = {(n + 1, held + part): count for (n, held), count in choices.items()}
-                choices = {key: choices.get(key, 0) + taken.get(key, 0) for key in choices | taken}
-            missed = sum(
-                count
-                * math.comb(self.groups - len(parts), self.groups_per_token - n)
-                * math.comb(open_to - held, self.per_token)
-                for (n, held), count in choices.items()
-                if n <= self.groups_per_token
-            )
-            expected += 1 - missed / (
-                math.comb(self.groups, self.groups_per_token) * math.comb(open_to, self.per_token)
-            )
-        return expected
+        return _expected_blocks(
+            blocks, self.count, self.per_token, self.groups, self.groups_per_token
+        )
 
     def chances(self, skew: float = 0.0) -> NDArray[np.float64]:
         """Return float[expert]: the probability that a token takes each expert.
@@ -380,3 +360,34 @@ class Block:
         """The parameters that one token uses."""
         dense = sum(math.prod(matrix.share(1)) for matrix in self.matrices) + self.vectors
         return dense + (self.experts.per_token * self.experts.parameters() if self.experts else 0)
+
+
+@cache
+def _expected_blocks(
+    blocks: int, count: int, per_token: int, groups: int, groups_per_token: int
+) -> float:
+    """Return `Experts.reached`, kept, because a search needs the same numbers often."""
+    size, open_to = count // groups, count // groups * groups_per_token
+    expected = 0.0
+    for block in range(blocks):
+        first, end = (-(-count * number // blocks) for number in (block, block + 1))
+        parts = [
+            min(end, (g + 1) * size) - max(first, g * size)
+            for g in range(first // size, -(-end // size))
+        ]
+        # How many choices of groups there are, by (groups of the block, their experts there).
+        choices = {(0, 0): 1}
+        for part in parts:
+            taken = {(n + 1, held + part): ways for (n, held), ways in choices.items()}
+            choices = {key: choices.get(key, 0) + taken.get(key, 0) for key in choices | taken}
+        missed = sum(
+            ways
+            * math.comb(groups - len(parts), groups_per_token - n)
+            * math.comb(open_to - held, per_token)
+            for (n, held), ways in choices.items()
+            if n <= groups_per_token
+        )
+        expected += 1 - missed / (
+            math.comb(groups, groups_per_token) * math.comb(open_to, per_token)
+        )
+    return expected

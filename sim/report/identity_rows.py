@@ -104,7 +104,8 @@ def marked_changed(system: Identity, text: str, *parts: str) -> str:
 
 def changed_numbers(systems: Mapping[str, Identity]) -> list[str]:
     """Return a sentence for each part of a system that differs from its entry."""
-    lines: dict[str, str] = {}
+    # An ordered set by part. Pools with one changed chip have equal changes.
+    lines: dict[str, dict[str, None]] = {}
     plain: dict[str, SystemIdentity] = {}
     for own in systems:
         for name, member in systems[own].parts(own).items():
@@ -121,9 +122,9 @@ def changed_numbers(systems: Mapping[str, Identity]) -> list[str]:
             entry = " ".join(filter(None, (kind, entries.get(kind))))
             head = f"† {system_label(name, system)}: {entry} with"
             was = "new" if change.was is None else f"instead of {change.was}"
-            start = f"{lines[head]}," if head in lines else head
-            lines[head] = f"{start} {key.removeprefix(f'{part}.')} {change.now} ({was})"
-    return [f"{line}." for line in lines.values()]
+            text = f"{key.removeprefix(f'{part}.')} {change.now} ({was})"
+            lines.setdefault(head, {})[text] = None
+    return [f"{head} {', '.join(changes)}." for head, changes in lines.items()]
 
 
 def beat_rows(table: Table, systems: Sequence[Identity]) -> None:

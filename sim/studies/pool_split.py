@@ -7,6 +7,7 @@ Every split is bounded (`studies.bound`), and the few best are simulated, as in 
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -138,7 +139,8 @@ class Splits:
     @cached_property
     def step_tokens(self) -> tuple[int, int]:
         """The least and the most tokens of a micro-batch in the FFN pool."""
-        most = max(self.attention_pools(self.budget.attention_chips(1)), key=_ranks, default=None)
+        # The first pool has tensor degree 1, so it has the most ranks, and takes the most tokens.
+        most = next(self.attention_pools(self.budget.attention_chips(1)), None)
         if most is None:
             return 1, 1
         parts, limits = pool_parts(most, self.model)
@@ -156,16 +158,20 @@ class Splits:
         """
         parts, limits = pool_parts(self.system.ffn, self.model)
         limits = replace(limits, token_budget=tokens)
-        layers = self.model.num_hidden_layers
-        stages = 1
-        while stages <= layers and plan.tensor * stages <= self.budget.ffn:
+
+        def holds(stages: int) -> bool:
             sized = replace(parts, plan=plan, chips=plan.tensor * stages)
-            fitted = fit(ffn_layout(sized, limits), self.lengths[0])
-            if fitted.fits:
-                return stages
-            # Each stage has its share of the weights, rounded up to whole layers.
-            stages = max(stages + 1, math.floor(stages * fitted.weights / fitted.capacity))
-        return 0
+            return fit(ffn_layout(sized, limits), self.lengths[0]).fits
+
+        def enough(stages: int) -> bool:
+            try:
+                return holds(stages)
+            except ValueError:  # the topology joins as few chips for more stages
+                return True
+
+        most = min(self.model.num_hidden_layers, self.budget.ffn // plan.tensor)
+        stages = 1 + bisect_left(range(1, most), True, key=enough)
+        return stages if holds(stages) else 0
 
     def attention_pools(self, chips: int) -> Iterator[System]:
         """Yield the attention pools of at most `chips` chips: one for each tensor degree."""
@@ -329,10 +335,6 @@ def _sized(pool: System, chips: int, plan: Plan, **degrees: int) -> System:
     own = {key: getattr(plan, key) for key in DEGREES if key != "replicas"}
     sized = plan.model_copy(update=own | degrees)
     return pool.model_copy(update={"chips": chips, "plan": sized})
-
-
-def _ranks(attention: System) -> int:
-    return attention.plan.attention_data
 
 
 def _key(pool: System) -> tuple[int | None, ...]:

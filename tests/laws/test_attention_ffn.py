@@ -581,13 +581,17 @@ def test_computing_hides_a_share_of_what_the_chips_of_a_shard_exchange(pools):
         assert times[2] == pytest.approx(whole - hides * min(1e-4, whole))
 
 
-def test_a_micro_batch_waits_for_its_own_exchanges_and_computing_hides_others(pools):
+@pytest.mark.parametrize("beat", [None, 4])
+def test_a_micro_batch_waits_for_its_own_exchanges_and_computing_hides_others(pools, beat):
     """What `overlap` hides leaves the pool to other micro-batches, and no micro-batch is faster."""
     transfer = LayerTransfer(bandwidth=1e12, copies="shard")
 
     def layer(overlap, micro_batches):
         engine = {"overlap": overlap}
         costs = pools(EXPERTS, micro_batches, transfer, expert=2, engine=engine).costs
+        layout = costs.ffn.layout
+        engine = layout.engine.model_copy(update={"tokens_per_beat": beat})
+        costs.ffn = FfnPoolCosts(replace(layout, engine=engine), transfer)
         work = decodes_at(24, 40.0, None)
         assert costs.terms(work)[:, TIME].sum() == pytest.approx(costs.line(work)[0], rel=1e-12)
         ((times, critical),) = costs.step_layers(work).values()

@@ -1,21 +1,26 @@
 """The search for the sizes of attention and FFN pools: against every split, and errors."""
 
 import io
+import math
+from dataclasses import replace
 from itertools import product
 
 import pytest
 from rich.console import Console
 
 from sim.cost.layer_transfer import LayerTransfer
+from sim.cost.layout import fit
 from sim.cost.plan import Plan, PlanError
 from sim.hardware.power import Power
+from sim.planning.attention_ffn import deploy_attention, ffn_layout
 from sim.report.plan_tables import capacity_table
-from sim.scenario.attention_ffn import AttentionFfn
+from sim.scenario.attention_ffn import AttentionFfn, pool_parts
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.scenario.split_search import SplitSearch
 from sim.scenario.system import System
-from sim.studies.bound import load_bound
+from sim.studies import pool_split
+from sim.studies.bound import NEAR_BOUND, load_bound
 from sim.studies.capacity import Guess, capacity
 from sim.studies.design import best_plans, bound_plans, search_plans
 from sim.studies.pool_budget import alone_with, budget_of, ordinary_system
@@ -55,8 +60,9 @@ def open_scenario(make_model, make_chip, lossy):
         **options,
     ):
         def pool(**changes):
+            chips = changes.pop("chips", 8)
             chip = make_chip(**{"capacity": 1.2e6, "fp16": 1e10} | changes)
-            return {"chip": chip, "chips": 8, "engine": lossy}
+            return {"chip": chip, "chips": chips, "engine": lossy}
 
         pools = {
             "attention": System(**pool(**dict(attention_chip)), token_budget=32),
@@ -222,3 +228,127 @@ def test_chips_of_a_cluster_or_of_two_kinds_keep_their_pool(open_scenario):
         pools = opened(system).pools.values()
         assert tuple(own.chips for own in pools) == sizes
         assert opened(system).plan.chips == 16
+
+
+def fewest_stages(splits, tensor, expert, tokens, chips):
+    """Return the fewest stages of an FFN pool that hold the MLPs; None if no number does."""
+    plan = splits.system.ffn.plan.model_copy(update={"tensor": tensor, "expert": expert})
+    parts, limits = pool_parts(splits.system.ffn, splits.model)
+    for stages in range(1, min(splits.model.num_hidden_layers, chips // tensor) + 1):
+        sized = replace(parts, plan=plan, chips=tensor * stages)
+        layout = ffn_layout(sized, replace(limits, token_budget=tokens))
+        if fit(layout, splits.lengths[0]).fits:
+            return stages
+    return None
+
+
+@pytest.mark.parametrize("layers", [3, 7])
+@pytest.mark.parametrize("capacity", [5e4, 8e4, 1.1e5, 1.5e5, 2.2e5, 1e6])
+@pytest.mark.parametrize("every_size", [3, 64])
+def test_each_shape_of_an_ffn_pool_has_the_fewest_stages(
+    open_scenario, make_model, monkeypatch, layers, capacity, every_size
+):
+    """For one token of a micro-batch, and for the most; the capacity is 1 to 20 layers."""
+    monkeypatch.setattr(pool_split, "EVERY_SIZE", every_size)
+    limit = 20
+    scenario = open_scenario(
+        {"search": "capacity", "chips": limit},
+        ffn={"capacity": capacity, "chips": 24},
+        attention_chip={"chips": 24},
+    )
+    model = make_model(**EXPERTS, num_hidden_layers=layers)
+    splits = Splits(scenario.model_copy(update={"model": model}), "afd")
+    expected = set()
+    for tensor, expert in product(range(1, 9), range(1, 9)):
+        is_size = tensor <= every_size or tensor in (4, 8)  # powers of two and divisors
+        if not is_size or not (expert == 1 or tensor in (expert, 2 * expert, 4 * expert)):
+            continue
+        for tokens in splits.step_tokens:
+            stages = fewest_stages(splits, tensor, expert, tokens, 24)
+            if stages and tensor * stages < limit:
+                expected.add((tensor, expert, stages))
+    if not expected:
+        with pytest.raises(PlanError, match="got no FFN pool"):
+            splits.ffn_pools()
+        return
+    pools = splits.ffn_pools()
+    found = [(own.plan.tensor, own.plan.expert, own.plan.pipeline) for own in pools]
+    assert len(found) == len(set(found))
+    assert set(found) == expected
+    assert all(own.chips == own.plan.tensor * own.plan.pipeline for own in pools)
+
+
+def test_many_tokens_of_a_step_need_more_stages(open_scenario):
+    """The largest micro-batch has the tokens of all ranks of the largest attention pool."""
+    ffn = {"capacity": 9e5}
+    scenario = open_scenario({"search": "capacity", "chips": 8}, ffn=ffn, micro_batches=3)
+    splits = Splits(scenario, "afd")
+    budgets = []
+    for own in splits.attention_pools(7):
+        parts, limits = pool_parts(own, splits.model)
+        layout = deploy_attention(parts, splits.lengths, limits).layout
+        budgets.append(layout.token_budget)
+    assert splits.step_tokens == (1, math.ceil(max(budgets) / 3))
+    assert max(budgets) % 3, "else rounding makes no difference"
+    stages = [own.plan.pipeline for own in splits.ffn_pools() if own.plan.tensor == 1]
+    assert len(stages) == len(set(stages)) == 2
+    free = Splits(open_scenario({"search": "capacity", "chips": 8}, ffn=ffn), "afd")
+    assert free.step_tokens == (1, max(budgets)), "one micro-batch is among those that are tried"
+
+
+@pytest.mark.parametrize("chips", range(1, 10))
+def test_an_attention_pool_leaves_fewer_chips_than_a_rank(open_scenario, make_model, chips):
+    """Tensor degrees are powers of two, and divisors of the heads: six here."""
+    scenario = open_scenario({"search": "capacity", "chips": 9})
+    model = make_model(**EXPERTS, hidden_size=96, num_attention_heads=6)
+    splits = Splits(scenario.model_copy(update={"model": model}), "afd")
+    pools = list(splits.attention_pools(chips))
+    assert [own.plan.tensor for own in pools] == [n for n in (1, 2, 3, 4, 6) if n <= chips]
+    for own in pools:
+        assert own.chips == own.plan.tensor * own.plan.attention_data
+        assert 0 <= chips - own.chips < own.plan.tensor
+
+
+@pytest.mark.parametrize(
+    ("workload", "least"),
+    [(POISSON, 1.0 - 1e-9), (ClosedLoop(users=1, requests=150, **LENGTHS), NEAR_BOUND)],
+)
+def test_a_bound_is_at_most_that_of_each_pool_alone(open_scenario, workload, least):
+    """In a closed loop it may exceed one, but not by so much that the search skips the split."""
+    splits = Splits(open_scenario({"search": "capacity", "chips": 4}, workload), "afd")
+    considered, ranked = splits.ranked()
+    for load, split in ranked:
+        alone = splits.attention_bound(split.attention)
+        assert least * load <= min(alone, splits.ffn_bound(split.attention, split.ffn))
+    beside = (splits.budget.attention_chips(own.chips) for own in splits.ffn_pools())
+    assert considered == 4 * sum(len(list(splits.attention_pools(chips))) for chips in beside)
+
+
+def test_among_equal_bounds_fewer_chips_come_first(open_scenario, monkeypatch):
+    monkeypatch.setattr(pool_split, "load_bound", lambda scenario, members: 1.0)
+    splits = Splits(open_scenario({"search": "capacity", "chips": 5}), "afd")
+    chips = [split.attention.chips + split.ffn.chips for _, split in splits.ranked()[1]]
+    assert chips == sorted(chips)
+    assert chips[0] < chips[-1] == 5
+
+
+def test_more_chips_never_lower_the_highest_bound(open_scenario):
+    best = [
+        Splits(open_scenario({"search": "capacity", "chips": n}), "afd").ranked()[1][0][0]
+        for n in (3, 4, 6)
+    ]
+    assert best == sorted(best)
+    assert best[-1] > 1.5 * best[0]
+
+
+def test_a_changed_chip_of_both_pools_is_printed_once(sramsim, tmp_path):
+    path = tmp_path / "mine.yaml"
+    chip = "chip: {like: gb200, memory: {hbm: {bandwidth: 7 TB/s}}}"
+    text = FILE.replace("plan: {search: capacity, chips: 3}", "micro_batches: 2")
+    for _ in range(2):
+        text = text.replace("chip: gb200", f"{chip}, chips: 1", 1)
+    path.write_text(text)
+    status, out, _ = sramsim("plan", str(path))
+    assert status == 0
+    note = " ".join(out.partition("† afd: chip gb200 with ")[2].split())
+    assert note.count("bandwidth 7 TB/s") == 1
