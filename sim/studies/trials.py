@@ -17,10 +17,9 @@ from sim.results.metrics import Measure, latencies, output_between
 from sim.results.rows import Rows
 from sim.results.summary import TokenCosts
 from sim.results.verdict import judge, offered_requests
-from sim.scenario.replicas import Member
+from sim.scenario.replicas import Member, serve_requests
 from sim.scenario.scenario import Scenario
 from sim.studies.accounts import availability_metrics, token_costs
-from sim.studies.equal_replicas import alike, served
 from sim.studies.load_trial import KindTrial, LoadTrial
 from sim.units import Seconds
 from sim.workload.requests import RequestBatch
@@ -35,8 +34,6 @@ FILLS = 10
 # A trial lasts this many times the shorter limit that includes waiting. With 2 % too much load, a
 # wait of that length has built up by the end.
 WAITS = 50
-# Users of a replica from which on one more is 2 % or less, so that their number may be rounded up.
-FULL_REPLICAS = 50
 MAX_REQUESTS = 200_000  # of a trial, if only `WAITS` needs more
 WARM_UP = 10  # the first one in this many requests is not counted
 
@@ -91,8 +88,7 @@ class TrialSeries:
     def requests_at(self, load: float) -> RequestBatch:
         """Return the requests of a trial: always the same ones, at another rate.
 
-        In a closed loop: with another number of users. If all replicas make the same steps then,
-        it is rounded up, so that each replica has as many users.
+        In a closed loop: with another number of users.
         """
         workload, seed = self.scenario.workload, self.scenario.seed
         if workload.is_recorded:
@@ -100,11 +96,8 @@ class TrialSeries:
             return replace(batch, arrival=batch.arrival * (measured_rate(batch) / load))
         least = max(workload.size, MIN_REQUESTS)
         if workload.load_kind == "users":  # the system holds no more requests than there are users
-            n, users = max(self.fixed_requests or least, FILLS * round(load)), round(load)
-            replicas = alike(self.scenario, self.name, self.members)
-            if self.fixed_requests is None and users >= FULL_REPLICAS * replicas:
-                users, n = (replicas * -(-count // replicas) for count in (users, n))
-            return workload.scaled(users, n).draw(seed)
+            n = max(self.fixed_requests or least, FILLS * round(load))
+            return workload.scaled(load, n).draw(seed)
         n = self.fixed_requests or max(least, FILLS * self.max_concurrent)
         slos = [own or self.slo for own in workload.slos.values()] or [self.slo]
         wait = max(
@@ -229,7 +222,7 @@ class TrialSeries:
         if self.last_met and self.last_met[0] is trial:
             rows = self.last_met[1]
         else:
-            rows = served(scenario, self.name, self.members, self.requests_at(trial.load))
+            rows = serve_requests(scenario, self.name, self.members, self.requests_at(trial.load))
         available = availability_metrics(scenario, self.name, self.members, rows)
         works = available.availability if available else 1.0
         return token_costs(scenario, self.members, rows, works)
@@ -247,7 +240,7 @@ class TrialSeries:
         counted: start and end of the part whose work counts [s]; None for no part.
         """
         self.trials += 1
-        return served(self._counting(counted), self.name, self.members, requests)
+        return serve_requests(self._counting(counted), self.name, self.members, requests)
 
 
 def many_lengths(requests: RequestBatch) -> bool:
