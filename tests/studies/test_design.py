@@ -10,17 +10,15 @@ import sim
 from sim.cost.plan import DEGREES, Plan, PlanError
 from sim.inputs.errors import UserError
 from sim.scenario.replicas import Member
-from sim.scenario.scenario import Scenario, read
+from sim.scenario.scenario import Scenario
 from sim.scenario.system import Fleet, System
 from sim.studies import design
-from sim.studies.bound import SIMULATED, goodput_bound, load_bound
+from sim.studies.bound import NEAR_BOUND, SIMULATED, goodput_bound, load_bound
 from sim.studies.capacity import BRACKET_RATIO, capacity
 from sim.studies.design import (
     _plans_to_simulate,
-    _single_system,
     best_plans,
     candidate_plans,
-    ranked_plans,
     search_plans,
 )
 from sim.studies.paces import loop_of
@@ -459,13 +457,12 @@ def test_a_wrong_search_is_one_line(sramsim, mine, command, old, new, message):
     assert error.count("\n") == 1
 
 
-def test_each_shape_of_a_stage_is_simulated():
-    """Of 32 H100, three plans with tensor 2 have higher bounds than tensor 4, which takes more."""
-    gpus = _single_system(read("fleet"), "gpus")
-    ordered = ranked_plans(gpus, "gpus")
-    tensors = [changed.plain("gpus").plan.tensor for _, changed in ordered]
-    assert 4 not in tensors[:SIMULATED]
-    chosen = _plans_to_simulate(ordered, "gpus")
-    assert {changed.plain("gpus").plan.tensor for _, changed in chosen} == {1, 2, 4}
-    assert len(chosen) == SIMULATED
-    assert chosen[0] == ordered[0]
+def test_each_shape_of_a_stage_near_the_highest_bound_is_simulated(scenario):
+    """More plans with tensor 1 than are simulated have higher bounds than those with tensor 2 and 4."""
+    plans = [Plan(pipeline=stages) for stages in range(1, SIMULATED + 2)]
+    plans += [Plan(tensor=2), Plan(tensor=4), Plan(tensor=8)]
+    bounds = [100.0] * (SIMULATED + 1) + [90.0, 100 * NEAR_BOUND, 99 * NEAR_BOUND]
+    asked = scenario()
+    ordered = [(most, changed(asked, plan)) for most, plan in zip(bounds, plans, strict=True)]
+    chosen = [other.plain("four").plan for _, other in _plans_to_simulate(ordered, "four")]
+    assert chosen == [*plans[: SIMULATED - 2], Plan(tensor=2), Plan(tensor=4)]
