@@ -59,7 +59,11 @@ def test_changes_are_those_of_set(result):
 @pytest.mark.parametrize(
     ("source", "changes", "message"),
     [
-        (SCENARIO, {"workload__rate": 4}, "workload.rate: got 4 without a unit; try '4 request/s'"),
+        (
+            SCENARIO,
+            {"workload__rate": 4},
+            "argument workload__rate: got 4 without a unit; try '4 request/s'",
+        ),
         (SCENARIO, {"workload__ratte": "1 request/s"}, "did you mean 'rate'"),
         (
             SCENARIO,
