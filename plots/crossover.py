@@ -149,7 +149,7 @@ def finding(systems: PricedSystems, labels: Mapping[str, str]) -> str:
             clauses.append(f"costs as much as {other} at {usd_of(point.price)} a card")
         else:
             clauses.append(f"always costs more than {other}")
-    return f"A token of {mine} under this load {'; it '.join(clauses)}"
+    return f"A token of {mine} {'; it '.join(clauses)}"
 
 
 def usd_of(value: float) -> str:
