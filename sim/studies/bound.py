@@ -23,8 +23,9 @@ from sim.units import Seconds
 from sim.workload.slo import SLO
 
 SIMULATED = 5  # plans of a search, the best of each shape first
-# Plans below this share of the highest bound are not simulated. Bounds are not farther off.
-NEAR_BOUND = 0.75
+# Plans below this share of the highest bound are not simulated. In `fleet` the best plan of 32 H100
+# has 0.68 of it, as the bounds of more replicas are farther off.
+NEAR_BOUND = 0.65
 
 T = TypeVar("T")
 
