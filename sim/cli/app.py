@@ -8,7 +8,7 @@ import typer
 
 from sim import __version__
 from sim.cli.console import discard_output, note, prepare_streams
-from sim.inputs.errors import UserError
+from sim.inputs.errors import UserError, expectation
 
 # Panels of `sramsim --help`, in this order.
 ASK, LOOK, TRUST, EXTEND = "Ask", "Look", "Trust", "Extend"
@@ -72,6 +72,8 @@ def user_message(error: BaseException) -> str | None:
     if isinstance(error, CommandLineError):
         message: str = error.format_message()
         context = getattr(error, "ctx", None)
+        if reason := _option_reason(error):
+            return f"{reason}; try sramsim {context.info_name} -h" if context else reason
         if context and message.startswith("Missing"):
             return f"{message.rstrip('.')}; try sramsim {context.info_name} -h"
         return message
@@ -82,6 +84,19 @@ def user_message(error: BaseException) -> str | None:
     from sim.inputs.fields import own_code_error  # slow: it imports pydantic
 
     return own_code_error(error)
+
+
+def _option_reason(error: Any) -> str:
+    """Return '--jobs: got 0; expected at least 1'; '' for an error that is not of a value.
+
+    Newer versions of Typer check values by pydantic, whose error is the cause.
+    """
+    option, cause = getattr(error, "param", None), error.__cause__
+    if option is None or not hasattr(cause, "errors"):
+        return ""
+    wrong = cause.errors()[0]
+    expected = expectation(wrong["type"], wrong.get("ctx", {}))
+    return f"{option.opts[0]}: got {wrong['input']}; expected {expected}" if expected else ""
 
 
 def warn_of_own_sim() -> None:

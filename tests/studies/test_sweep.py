@@ -482,7 +482,14 @@ def test_a_scenario_that_cannot_be_swept_is_one_line(monkeypatch, capsys, lines,
     ("words", "message"),
     [
         ("sweep mine.yaml", "Missing option '--out'"),
-        ("sweep mine.yaml --out out --jobs 0", "Invalid value for '--jobs'"),
+        (
+            "sweep mine.yaml --out out --jobs 0",
+            "--jobs: got 0; expected at least 1; try sramsim sweep -h",
+        ),
+        (
+            "sweep mine.yaml --out out --jobs x",
+            "--jobs: got x; expected a whole number; try sramsim sweep -h",
+        ),
         ("sweep mine.yaml --out mine.yaml", "mine.yaml: cannot be written: File exists"),
         ("plot .", ".: got no result.json; expected the folder of a result of `sramsim run --out`"),
         ("plot broken", "broken: holds no finished sweep"),
