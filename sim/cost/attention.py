@@ -46,14 +46,10 @@ class AttentionCore(NamedTuple):
         return Sides(*(seconds_at(time, *self.prompt_positions(work)) for time in self[1:]))
 
     def prompt_seconds(self, work: Work) -> Seconds:
-        """Return the longer side of the prompt chunks of a step, as in `prompt_sides`."""
-        # Written out, because each step with a prompt computes this: no calls, no ideal sides.
-        windowed, compute, memory, _, _ = self
-        attended, cached = work.attended, work.cached
-        if windowed:
-            attended, cached = work.windowed_attended, work.windowed_cached
-        computing = compute[0] + compute[1] * attended + compute[2] * cached
-        reading = memory[0] + memory[1] * attended + memory[2] * cached
+        """Return the longer of these sides; the ideal ones are not computed, for speed."""
+        attended, cached = self.prompt_positions(work)
+        computing = seconds_at(self.compute, attended, cached)
+        reading = seconds_at(self.memory, attended, cached)
         return computing if computing > reading else reading
 
     def decode_positions(self, work: Work, width: int) -> tuple[float, float]:

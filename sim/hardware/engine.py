@@ -356,8 +356,8 @@ class Engine(EngineSpeed):
     )
     moe_skew: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
         default=None,
-        description="Exponent s of the experts' popularity: that of expert i is proportional to "
-        "i^-s; default: 0.",
+        description="Exponent s of the experts' popularity, which is proportional to i^-s for "
+        "expert i; default: 0.",
     )
     points: tuple[str, ...] = Field(
         default=(),

@@ -40,7 +40,7 @@ def test_bare_loop(benchmark):
 
 @pytest.mark.parametrize(
     ("system", "rate", "requests", "policy"),
-    [  # 8xH100 serves 47.6 requests a second at most, 576 LPUs 25.3
+    [  # 8xH100 take 39 requests a second within the SLO, 576 LPUs 25 (`sramsim capacity`)
         pytest.param("h100x8", 1, 1_000, "continuous", id="8xH100, 1 request/s, a thousand"),
         pytest.param("h100x8", 1, 10_000, "continuous", id="(a) 8xH100, 1 request/s"),
         pytest.param("h100x8", 38, 10_000, "continuous", id="(b) 8xH100, 38 request/s"),
