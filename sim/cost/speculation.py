@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import Field
 
-from sim.cost.plan import PrecisionField, ResolvedPlan
+from sim.cost.plan import ChosenWeights, PrecisionField, ResolvedPlan
 from sim.hardware.engine import Engine
 from sim.inputs.values import Value
 from sim.model.transformer import Model
@@ -51,6 +51,8 @@ class DraftPlan(Value):
     def on(self, plan: ResolvedPlan, model: Model) -> ResolvedPlan:
         """Return the plan of the drafter on a stage of the system's plan."""
         routed = any(block.experts for block in model.blocks)
+        own, target = self.weights, plan.chosen
+        chosen = ChosenWeights(own or target.mlp, own or target.attention, self.head or target.head)
         return replace(
             plan,
             tensor=self.tensor or plan.tensor,
@@ -61,6 +63,7 @@ class DraftPlan(Value):
             activations=self.activations or plan.activations,
             kv=self.kv or plan.kv,
             head=self.head or plan.head,
+            chosen=chosen,
         )
 
 
