@@ -1,6 +1,7 @@
 """The plan of a system: degrees of parallelism and precisions, as written and as resolved."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
@@ -11,6 +12,7 @@ from sim.inputs.errors import UserError, error_at_path
 from sim.inputs.fields import Shorthand
 from sim.inputs.values import Value
 from sim.model.blocks import Block, Matrix, NumberFormat
+from sim.model.quantization import MXFP4, NVFP4
 from sim.model.transformer import Model
 from sim.units import Count, brief
 
@@ -20,6 +22,36 @@ PrecisionField = Annotated[
     Precision,
     Field(strict=False),
     WithJsonSchema({"type": "string", "enum": [precision.value for precision in Precision]}),
+]
+
+
+class WeightFormat(StrEnum):
+    """A format in which a plan stores weights: a precision, or 4 bits with scales of blocks."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    FP8 = "fp8"
+    INT8 = "int8"
+    FP4 = "fp4"
+    INT4 = "int4"
+    MXFP4 = "mxfp4"
+    NVFP4 = "nvfp4"
+
+    @property
+    def stored(self) -> NumberFormat:
+        """The precision of its numbers, and their bits with the scales."""
+        if self is WeightFormat.MXFP4:
+            return MXFP4
+        if self is WeightFormat.NVFP4:
+            return NVFP4
+        return NumberFormat(self.value, 8 * Precision(self.value).bytes)
+
+
+WeightFormatField = Annotated[
+    WeightFormat,
+    Field(strict=False),
+    WithJsonSchema({"type": "string", "enum": [name.value for name in WeightFormat]}),
 ]
 DEGREES = ("tensor", "attention_data", "expert", "pipeline", "replicas")
 
@@ -57,15 +89,15 @@ class Plan(Value):
         default=None, description="Number of pipeline stages; default: as many as the chips make."
     )
     replicas: Count = Field(default=1, description="Copies of the model, each on its own chips.")
-    weights: PrecisionField | None = Field(
+    weights: WeightFormatField | None = Field(
         default=None,
-        description="Precision of all weights but embedding and head, without block scales; "
-        "default: as the model's config stores each of them.",
+        description="Format of all weights but embedding and head; only mxfp4 and nvfp4 have "
+        "scales. Default: the checkpoint's.",
     )
-    attention: PrecisionField | None = Field(
+    attention: WeightFormatField | None = Field(
         default=None,
-        description="Precision of attention's weights, without block scales; default: that of "
-        "`weights`, or as the model's config stores them.",
+        description="Format of attention's weights; default: that of `weights`, or as the "
+        "model's config stores them.",
     )
     activations: PrecisionField | None = Field(
         default=None,
@@ -87,9 +119,9 @@ class Plan(Value):
         description="Precision of the KV cache, or a list with `search: capacity`; default: that "
         "of the model's checkpoint.",
     )
-    head: PrecisionField | None = Field(
+    head: WeightFormatField | None = Field(
         default=None,
-        description="Precision of embedding and output head; default: as the config stores them, "
+        description="Format of embedding and output head; default: as the config stores them, "
         "32 bits with `weights` as 16.",
     )
     balance: Literal["time", "memory"] = Field(
@@ -176,15 +208,16 @@ class Plan(Value):
         own, checkpoint = Precision(model.precision), model.quantization
         sixteen = own if own.bytes == 2 else Precision.BF16
         head = self.head
-        if own.bytes > sixteen.bytes and self.weights not in (None, own):
+        if own.bytes > sixteen.bytes and self.weights and self.weights != own.value:
             # Engines serve a file of 32 bits at 16, unless they are told to keep 32.
-            own, head = sixteen, self.head or sixteen
+            own, head = sixteen, self.head or WeightFormat(sixteen)
         activations = self.activations or Precision(checkpoint.activations or own)
         hidden = self.hidden or (activations if activations.bytes >= 2 else sixteen)
-        chosen = ChosenWeights(self.weights, self.attention or self.weights, head)
+        names = (self.weights, self.attention or self.weights, head)
+        chosen = ChosenWeights(*(name.stored if name else None for name in names))
         stored = {
-            kind: Precision(model.main_format(kind).precision)
-            for kind in ("mlp", "attention", "head")
+            kind: Precision((own_format or model.main_format(kind)).precision)
+            for kind, own_format in chosen._asdict().items()
         }
         assert not isinstance(self.kv, tuple), "a search takes one precision at a time"
         return ResolvedPlan(
@@ -193,13 +226,13 @@ class Plan(Value):
             expert=expert,
             pipeline=pipeline,
             replicas=self.replicas,
-            weights=chosen.mlp or stored["mlp"],
-            attention=chosen.attention or stored["attention"],
+            weights=stored["mlp"],
+            attention=stored["attention"],
             activations=activations,
             hidden=hidden,
             dispatch=self.dispatch or hidden,
             kv=Precision(self.kv or checkpoint.kv or own),  # `candidate_plans` copies names
-            head=chosen.head or stored["head"],
+            head=stored["head"],
             chosen=chosen,
             balance=self.balance,
             slots=self.slots,
@@ -233,11 +266,11 @@ class Plan(Value):
 
 
 class ChosenWeights(NamedTuple):
-    """The precisions of weights that a plan chooses; None: as the checkpoint stores them."""
+    """The formats of weights that a plan chooses; None: as the checkpoint stores them."""
 
-    mlp: Precision | None
-    attention: Precision | None
-    head: Precision | None
+    mlp: NumberFormat | None
+    attention: NumberFormat | None
+    head: NumberFormat | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +304,12 @@ class ResolvedPlan:
     kv_in: str | None
 
     @property
+    def weights_name(self) -> str:
+        """The format of the weights, by the plan's name for it if the plan chooses it."""
+        names = (name.value for name in WeightFormat if name.stored == self.chosen.mlp)
+        return next(names, self.weights.value)
+
+    @property
     def stage_size(self) -> int:
         """Chips of a stage."""
         return self.tensor * self.attention_data
@@ -295,16 +334,13 @@ class ResolvedPlan:
         return -(-tokens // self.attention_data)
 
     def stored(self, block: Block, matrix: Matrix) -> NumberFormat:
-        """Return how a matrix of a block is stored: as the plan chooses, or in the checkpoint.
-
-        A precision that the plan chooses has no block scales.
-        """
+        """Return how a matrix of a block is stored: as the plan chooses, or in the checkpoint."""
         chosen = self.chosen.mlp
         if block.kind in ("attention", "recurrent"):
             chosen = self.chosen.attention
         elif block.kind != "mlp":
             chosen = self.chosen.head
-        return NumberFormat(chosen, 8 * chosen.bytes) if chosen else matrix.stored
+        return chosen or matrix.stored
 
     def vector_bytes(self, block: Block) -> float:
         """Return the bytes of each number of a block's norms and biases."""

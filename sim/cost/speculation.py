@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from pydantic import Field
 
-from sim.cost.plan import PrecisionField, ResolvedPlan
+from sim.cost.plan import ChosenWeights, PrecisionField, ResolvedPlan, WeightFormatField
+from sim.hardware.chip import Precision
 from sim.hardware.engine import Engine
 from sim.inputs.values import Value
 from sim.model.transformer import Model
@@ -32,8 +33,8 @@ class DraftPlan(Value):
         description="Chips of the last stage over which each layer of the drafter is split; "
         "default: those of the plan.",
     )
-    weights: PrecisionField | None = Field(
-        default=None, description="Precision of the drafter's weights; default: that of the plan."
+    weights: WeightFormatField | None = Field(
+        default=None, description="Format of the drafter's weights; default: that of the plan."
     )
     activations: PrecisionField | None = Field(
         default=None,
@@ -43,24 +44,29 @@ class DraftPlan(Value):
     kv: PrecisionField | None = Field(
         default=None, description="Precision of the drafter's KV cache; default: that of the plan."
     )
-    head: PrecisionField | None = Field(
+    head: WeightFormatField | None = Field(
         default=None,
-        description="Precision of the drafter's embedding and head; default: that of the plan.",
+        description="Format of the drafter's embedding and head; default: that of the plan.",
     )
 
     def on(self, plan: ResolvedPlan, model: Model) -> ResolvedPlan:
         """Return the plan of the drafter on a stage of the system's plan."""
         routed = any(block.experts for block in model.blocks)
+        own = self.weights.stored if self.weights else None
+        head = self.head.stored if self.head else None
+        of = plan.chosen
+        chosen = ChosenWeights(own or of.mlp, own or of.attention, head or of.head)
         return replace(
             plan,
             tensor=self.tensor or plan.tensor,
             expert=plan.expert if routed and not self.tensor else 1,
             pipeline=1,
-            weights=self.weights or plan.weights,
-            attention=self.weights or plan.attention,
+            weights=Precision(own.precision) if own else plan.weights,
+            attention=Precision(own.precision) if own else plan.attention,
             activations=self.activations or plan.activations,
             kv=self.kv or plan.kv,
-            head=self.head or plan.head,
+            head=Precision(head.precision) if head else plan.head,
+            chosen=chosen,
         )
 
 

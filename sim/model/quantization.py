@@ -21,8 +21,8 @@ WIDTHS = {"fp32": 32.0, "bf16": 16.0, "fp16": 16.0}
 _FP8 = NumberFormat("fp8", 8.0)
 # Block scales. Sources: OCP Microscaling Formats 1.0 (a byte for 32 numbers), and NVIDIA,
 # "Introducing NVFP4" (a byte for 16).
-_MXFP4 = NumberFormat("fp4", 4.0 + 8 / 32)
-_NVFP4 = NumberFormat("fp4", 4.0 + 8 / 16)
+MXFP4 = NumberFormat("fp4", 4.0 + 8 / 32)
+NVFP4 = NumberFormat("fp4", 4.0 + 8 / 16)
 # bitsandbytes: an FP32 scale for 64 weights. Double quantization stores it in a byte, and an
 # FP32 scale for 256 of these. Source: Dettmers et al., "QLoRA", arXiv 2305.14314, section 3.
 _NF4, _NF4_DOUBLE = (
@@ -185,7 +185,7 @@ def _fp8(config: Config, own: NumberFormat) -> Quantization:
 
 def _modelopt(config: Config, own: NumberFormat) -> Quantization:
     """Read what NVIDIA's ModelOpt writes in config.json or in hf_quant_config.json."""
-    algorithms = {"FP8": _FP8, "NVFP4": _NVFP4, "NONE": own}  # null: the KV cache alone
+    algorithms = {"FP8": _FP8, "NVFP4": NVFP4, "NONE": own}  # null: the KV cache alone
     algorithm = str(config.get("quant_algo")).upper()
     if algorithm not in algorithms:
         raise _refused(f"quant_algo: got '{algorithm}'; expected FP8 or NVFP4")
@@ -203,7 +203,7 @@ def _modelopt(config: Config, own: NumberFormat) -> Quantization:
 def _mxfp4(config: Config, own: NumberFormat) -> Quantization:
     """Read gpt-oss's format, which only experts have."""
     kept = _patterns(_names(config, "modules_to_not_convert"))
-    return Quantization(own, (Group(_MXFP4, parts=("experts",)),), kept)
+    return Quantization(own, (Group(MXFP4, parts=("experts",)),), kept)
 
 
 def _awq(config: Config, own: NumberFormat) -> Quantization:
@@ -265,7 +265,7 @@ def _mlx(config: Config, own: NumberFormat) -> Quantization:
         if isinstance(change, Mapping)
     ]
     kept = [key for key, change in config.items() if change is False and key != "mode"]
-    stored = _MXFP4 if config.get("mode") == "mxfp4" else _affine(bits, size)
+    stored = MXFP4 if config.get("mode") == "mxfp4" else _affine(bits, size)
     every = (*named, Group(stored))
     return Quantization(own, every, _patterns(kept), quantizes_head=True, quantizes_table=True)
 

@@ -92,6 +92,7 @@ def plain_identity(scenario: Scenario, name: str, deployment: Deployment) -> Sys
         search=_searched(scenario, name) if name in scenario.searches else None,
         precision=Precisions(
             **{item.name: getattr(plan, item.name) for item in fields(Precisions)}
+            | {"weights": plan.weights_name}
         ),
         memory=MemoryPlacement(weights_memory, kv_memory),
         memories=tuple(chip.memory),
@@ -179,7 +180,7 @@ def _other_chips(pool: PoolDeployment) -> OtherChips:
         engine=engine.id,
         speed_label=engine.speed_label(chip),
         plan=Degrees(**{item.name: getattr(plan, item.name) for item in fields(Degrees)}),
-        weights=plan.weights,
+        weights=plan.weights_name,
         weight_bytes=pool.fit.weights,
         capacity=pool.fit.capacity,
     )

@@ -294,7 +294,7 @@ def unfitted_numbers(system: System, metric: str, pattern: Pattern = "alone") ->
     Return nothing if all were fitted to points.
     """
     engine, plan = system.engine, system.plan
-    bits = BITS.get(plan.weights or "", "16")
+    bits = BITS.get(plan.weights.stored.precision if plan.weights else "", "16")
     needed = [f"{key}.{bits}" for key in KEYS_BY_METRIC.get(metric, (*DECODE_KEYS, *PREFILL_KEYS))]
     if pattern == "reply":  # losses of engines of SRAM chips are in their overheads
         needed = ["layer_overhead"]

@@ -344,6 +344,21 @@ def test_a_precision_that_the_plan_names_has_no_block_scales(mixed, make_deploym
     assert held(make_deployment(model=mixed, plan=Plan(weights="int4"))) == [plain]
 
 
+@pytest.mark.parametrize(("name", "block"), [("mxfp4", 32), ("nvfp4", 16)])
+def test_a_format_with_block_scales_adds_a_byte_for_each_block(
+    make_model, make_deployment, name, block
+):
+    """Weights take 4 bits and a share of the scale; they are multiplied and named as 4 bits are."""
+    plain, scaled = (
+        make_deployment(model=make_model(), plan=Plan(weights=chosen)) for chosen in ("fp4", name)
+    )
+    more = scaled.layout.stages[0].weights - plain.layout.stages[0].weights
+    numbers = 4 * (ATTENTION + MLP)
+    assert more == pytest.approx(numbers / block)
+    assert scaled.layout.plan.weights == plain.layout.plan.weights == "fp4"
+    assert [d.layout.plan.weights_name for d in (plain, scaled)] == ["fp4", name]
+
+
 def test_a_file_of_32_bits_is_served_at_16_where_the_plan_says_so(make_model, make_deployment):
     wide = make_model(torch_dtype="float32")
     plan = Plan(weights="bf16")

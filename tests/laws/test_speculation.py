@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sim.cost.energy import Tally, usage
 from sim.cost.plan import Plan
+from sim.cost.speculation import DraftPlan
 from sim.cost.terms import HOPS, TIME
 from sim.cost.work import Work, decodes_at
 from sim.planning.single_request import time_single_request
@@ -307,6 +308,31 @@ def test_the_last_stage_holds_the_drafter(make_deployment, speculate, make_model
         assert after[-1].weights - before[-1].weights == weights
         held = after[-1].kv_per_token - before[-1].kv_per_token
         assert held == 2.0 * of.model.kv_per_token()
+
+
+@pytest.mark.parametrize("of_target", [None, "bf16"])
+def test_the_drafters_own_precisions_decide_its_bytes(
+    make_deployment, make_model, speculate, of_target
+):
+    """Eight bits halve the drafter's layers, an own head of 8 bits its tables; the target stays."""
+    of = speculate(3, method="draft", drafter=make_model(num_hidden_layers=2))
+    plan = Plan(weights=of_target, head=of_target)
+
+    def held(**own):
+        options = replace(of, plan=DraftPlan(**own))
+        layout = make_deployment(1, plan=plan, speculation=options).layout
+        drafter = layout.drafter
+        middle = sum(drafter.weights(block) for block in drafter.model.blocks[1:-1])
+        whole = sum(drafter.weights(block) for block in drafter.model.blocks)
+        return middle, whole - middle, layout.stages[0].weights - whole
+
+    layers, tables, target = held(weights="bf16", head="bf16")
+    norms = 2 * 2 * 2 * 64  # two norms of 64 numbers in each of two layers keep 16 bits
+    assert held() == (layers, tables, target)
+    assert held(weights="fp8", head="bf16")[1:] == (tables, target)
+    assert held(weights="fp8", head="bf16")[0] <= layers / 2 + norms
+    assert held(weights="bf16", head="fp8")[0] == layers
+    assert held(weights="bf16", head="fp8")[1] < 0.6 * tables
 
 
 def test_a_request_needs_room_for_its_drafts(make_deployment, serve_on, speculate):
