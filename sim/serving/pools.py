@@ -35,7 +35,7 @@ from sim.serving.pool_replicas import (
     RingPrefillReplica,
 )
 from sim.serving.replica import Replica
-from sim.serving.replica_config import Outage, ReplicaConfig
+from sim.serving.replica_config import Outage, ReplicaConfig, ReplicaContext
 from sim.serving.request import Request
 from sim.serving.transfer import KVLinks, PoolConfig, share_left
 from sim.units import Seconds
@@ -100,21 +100,17 @@ class PooledFleet(ServingFleet):
 
     def build(self, number: int) -> Replica:
         """Return an empty replica of its pool."""
-        config, env, rows = self.configs[number], self.env, self.rows
-        prefills, by_beats = number < self.pools.prefill, config.policies.batching is ring
-        if prefills and by_beats:
-            return self.connected(
-                RingPrefillReplica(env, number, config, rows, self.on_prompt_ended)
-            )
-        if by_beats:
-            return self.receiving(
-                RingDecodeReplica(env, number, config, rows, self.on_request_ended)
-            )
-        executor = executor_for(env, config, rows.gaps, self.leap)
-        parts = env, number, config, executor, rows
+        config, prefills = self.configs[number], number < self.pools.prefill
+        on_end = self.on_prompt_ended if prefills else self.on_request_ended
+        context = ReplicaContext(self.env, number, config, self.rows, on_end)
+        if config.policies.batching is ring:
+            if prefills:
+                return self.connected(RingPrefillReplica(context))
+            return self.receiving(RingDecodeReplica(context))
+        executor = executor_for(self.env, config, self.rows.gaps, self.leap)
         if prefills:
-            return self.connected(PrefillReplica(*parts, self.on_prompt_ended))
-        return self.receiving(DecodeReplica(*parts, self.on_request_ended))
+            return self.connected(PrefillReplica(context, executor))
+        return self.receiving(DecodeReplica(context, executor))
 
     def receiving(self, replica: DecodeReplica) -> DecodeReplica:
         """Return a decode replica that reports when it has room for a prompt."""
