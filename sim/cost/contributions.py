@@ -8,8 +8,6 @@ The lines are `Costs.rows` and the hops. Their seconds add up to `Costs.terms`.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from sim.cost.causes import DRAFTER
 from sim.cost.step import Costs
 from sim.cost.terms import HOPS, KV, OVERHEAD, TERMS, TIME, Array, Cause, Resource, Row, by_term
@@ -56,8 +54,7 @@ def contributions(
     for row in rows:
         yield from _of_row(row, float((row.repeats * weights).sum()))
     if costs.launch:
-        launching = costs.launching(work)
-        wait = np.maximum(0.0, launching - by_term(rows, costs.stages)[:, TIME].sum(axis=1))
+        wait = costs.launch_wait(work, by_term(rows, costs.stages)[:, TIME].sum(axis=1))
         key = "prefill" if work.prompt_tokens else "decode"
         seconds = float((wait * weights).sum())
         layers = float((weights * costs.launched).sum())

@@ -71,7 +71,7 @@ BINS = 24 * BINS_PER_DECADE
 class Arrays(NamedTuple):
     """The arrays of a pipeline. The comments above describe each.
 
-    lines: float[tokens, kind, 7], see `Costs.chunk_lines`.
+    lines: float[tokens, kind, 7], by tokens of a chunk, see `chunk_seconds`.
     """
 
     stages: Any

@@ -68,12 +68,7 @@ def beat_schedule(costs: Costs, context: float) -> BeatSchedule:
     decode = decodes_at(1, context, window)
     seen = min(context, window or context)
     last = _prompt_token(context, (seen, seen), logits=1)
-    beat = unloaded = 0.0
-    hops = float(costs.hops(1).sum())
-    for work in (decode, last):
-        stages = costs.step(work).time
-        beat = max(beat, float(stages.max()))
-        unloaded = max(unloaded, float(stages.sum()) + hops)
+    beat, unloaded = map(max, zip(*map(costs.leave_times, (decode, last)), strict=True))
     return BeatSchedule(beat, unloaded, math.ceil((unloaded + costs.back) / beat - 1e-9))
 
 

@@ -50,7 +50,7 @@ class KernelState:
 
     table: the rows of `rows` and `made`, one for each size of steps.
     kv_parts: the parts of a token in which it counts KV cache.
-    lines: by tokens of a chunk, its attention time (`Costs.chunk_lines`). known: which are set.
+    lines: by tokens of a chunk, its attention time. known: which are set.
     """
 
     def __init__(
@@ -102,7 +102,9 @@ class KernelState:
         """Set the attention time of prompt chunks of this many tokens, unless it is set."""
         if tokens > 0 and not self.known[tokens]:
             self.known[tokens] = True
-            self.lines[tokens] = self.costs.chunk_lines(tokens)
+            for kind, line in zip(self.costs.kinds, self.lines[tokens], strict=True):
+                core = kind.of_chunks(tokens, tokens)  # on one rank
+                line[:] = *core.compute, *core.memory, kind.shape.window or FOREVER
 
     def join(
         self,
