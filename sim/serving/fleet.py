@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sim.cost.energy import Tally, summed
 from sim.results.rows import Rows, Span, Traffic
-from sim.serving.event_order import CallAfter, CallUrgently
+from sim.serving.event_order import CallUrgently, call_at
 from sim.serving.executors.choice import executor_for
 from sim.serving.policy import Router, ring
 from sim.serving.policy_checks import checked_router
@@ -154,8 +154,8 @@ class ServingFleet:
         """Keep a request until a replica is up, or its deadline passes."""
         self.held.append(request)
         if (patience := self.patience) is not None:
-            wait = max(0.0, request.arrival + patience - self.env.now)
-            CallAfter(self.env, wait, lambda _: self.give_up(request, patience))
+            until = request.arrival + patience
+            call_at(self.env, until, lambda _: self.give_up(request, patience))
 
     def give_up(self, request: Request, deadline: Seconds) -> None:
         """Cancel a request whose deadline passes while no replica is up."""

@@ -22,7 +22,7 @@ import simpy
 
 from sim.cost.kv_transfer import prompt_kv_bytes
 from sim.results.rows import Rows, Transfers
-from sim.serving.event_order import CallAfter
+from sim.serving.event_order import CallAfter, call_at
 from sim.serving.executors.choice import executor_for
 from sim.serving.fleet import RequestSource, ServingFleet
 from sim.serving.policy import Router, ring
@@ -255,8 +255,8 @@ class PooledFleet(ServingFleet):
         self.stranded.append(journey)
         request, deadline = journey.request, self.configs[-1].policies.deadline
         if deadline is not None:
-            wait = max(0.0, request.arrival + deadline - self.env.now)
-            CallAfter(self.env, wait, lambda _: self.give_up_stranded(journey, deadline))
+            until = request.arrival + deadline
+            call_at(self.env, until, lambda _: self.give_up_stranded(journey, deadline))
 
     def give_up_stranded(self, journey: Journey, deadline: Seconds) -> None:
         """Cancel a request whose deadline passes while no decode replica is up."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sim.cost.energy import Tally
 from sim.serving.admission import Admission
-from sim.serving.event_order import CallAfter, CallUrgently, is_instant_over
+from sim.serving.event_order import CallAfter, CallUrgently, call_at, is_instant_over
 from sim.serving.executors.executor import Executor
 from sim.serving.kv_cache import KVCache
 from sim.serving.micro_batch import MicroBatch
@@ -84,8 +84,7 @@ class Replica:
             return
         admission.accept(request)
         if deadline is not None:
-            wait = max(0.0, request.arrival + deadline - self.env.now)
-            CallAfter(self.env, wait, lambda _: self.cancel(request))
+            call_at(self.env, request.arrival + deadline, lambda _: self.cancel(request))
         self.on_submit()
 
     def on_submit(self) -> None:
