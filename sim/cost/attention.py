@@ -245,13 +245,13 @@ def _kernel_losses(
     if decode and decoding.compute_efficiency:
         computing, of_computing = decoding.compute_efficiency, of_decode
     return AttentionLosses(
-        started,
-        computing,
-        decoding.memory_efficiency,
-        more,
-        f"{of_started}.fixed",
-        f"{of_computing}.compute_efficiency",
-        f"{of_decode}.memory_efficiency",
+        fixed=started,
+        compute=computing,
+        memory=decoding.memory_efficiency,
+        more_positions=more,
+        fixed_key=f"{of_started}.fixed",
+        compute_key=f"{of_computing}.compute_efficiency",
+        memory_key=f"{of_decode}.memory_efficiency",
     )
 
 

@@ -93,14 +93,14 @@ def _side_cause(
     quotient = _binding(quotients, op, (computing, seconds), efficiency, layout.plan.weights_in)
     keys = multiply.efficiency_keys[0 if computing else 1]
     return Cause(
-        "multiplies" if computing else "weights read",
-        "compute" if computing else "memory",
-        multiply.chips * quotient.amount,
-        quotient.unit,
-        multiply.chips,
-        quotient.rate,
-        efficiency,
-        (f"chip.{quotient.key}", *keys),
+        what="multiplies" if computing else "weights read",
+        resource="compute" if computing else "memory",
+        amount=multiply.chips * quotient.amount,
+        unit=quotient.unit,
+        chips=multiply.chips,
+        rate=quotient.rate,
+        efficiency=efficiency,
+        keys=(f"chip.{quotient.key}", *keys),
     )
 
 
@@ -122,13 +122,13 @@ def attention_causes(
     more = losses.more_positions * ranked[0] if computing else 0.0
     flops = mixer_flops(layout, shape, ranked[0], decode)
     op = Op(
-        ranked[0],
-        flops.total(attended + more, cached - ranked[0]),
-        0.0,
-        cached * position_bytes(layout, shape) * cache_reads(layout, shape, decode)
+        tokens=ranked[0],
+        flops=flops.total(attended + more, cached - ranked[0]),
+        weights=0.0,
+        kv=cached * position_bytes(layout, shape) * cache_reads(layout, shape, decode)
         + state_traffic(layout, shape, ranked[0], decode),
-        0.0,
-        SIXTEEN_BITS,
+        activations=0.0,
+        precisions=SIXTEEN_BITS,
     )
     quotients = layout.chip.compute.quotients(op, layout.kv_memory)
     efficiency, key = losses.memory, losses.memory_key
@@ -138,14 +138,14 @@ def attention_causes(
     quotient = _binding(quotients, op, (computing, lasting), efficiency, layout.plan.kv_in)
     start = Cause("start of attention", "software", losses.fixed, "s", keys=(losses.fixed_key,))
     main = Cause(
-        shape.computing if computing else shape.reading,
-        "compute" if computing else "memory",
-        chips * quotient.amount,
-        quotient.unit,
-        chips,
-        quotient.rate,
-        efficiency,
-        (f"chip.{quotient.key}", key),
+        what=shape.computing if computing else shape.reading,
+        resource="compute" if computing else "memory",
+        amount=chips * quotient.amount,
+        unit=quotient.unit,
+        chips=chips,
+        rate=quotient.rate,
+        efficiency=efficiency,
+        keys=(f"chip.{quotient.key}", key),
     )
     return (start, main) if losses.fixed else (main,)
 

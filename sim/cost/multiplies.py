@@ -148,17 +148,17 @@ def shaped_multiply(
         compute_keys += (f"{key}.compute_efficiency",)
         memory_keys += (f"{key}.memory_efficiency",)
     return Multiply(
-        2.0 * shape[0] * shape[1],
-        shape[0] * shape[1] * stored.bytes,
-        sum(shape) * activations.bytes,
-        (stored.precision, activations),
-        shape,
-        (computing, reading),
-        fixed,
-        walk,
-        1,
-        (compute_keys, memory_keys),
-        (fixed_key, walk_key),
+        flops=2.0 * shape[0] * shape[1],
+        weights=shape[0] * shape[1] * stored.bytes,
+        activations=sum(shape) * activations.bytes,
+        precisions=(stored.precision, activations),
+        shape=shape,
+        efficiencies=(computing, reading),
+        fixed=fixed,
+        walk=walk,
+        chips=1,
+        efficiency_keys=(compute_keys, memory_keys),
+        time_keys=(fixed_key, walk_key),
         exposed=exposed,
         exposed_key=exposed_key,
     )
