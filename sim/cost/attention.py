@@ -230,7 +230,10 @@ def attention_losses(layout: Layout, shape: Mixer, decode: bool) -> AttentionLos
 def _kernel_losses(
     key: str, kernels: AttentionKernels, plan: ResolvedPlan, decode: bool
 ) -> AttentionLosses:
-    """Return the losses of kernels, which have this key. Without a number decodes have prompts'."""
+    """Return the losses of kernels. key: of the kernels, from the engine's file on.
+
+    Decodes without an efficiency of computing have that of prompts.
+    """
     narrow = plan.kv.bytes < 2
     cached = "fp8" if narrow and "fp8" in kernels.decode else "bf16"
     products = "fp8_products" if plan.activations.bytes < 2 else "fp8"

@@ -105,7 +105,7 @@ class Costs(StepRows):
         return self._step(work, self.body(*self.size(work)))
 
     def _step(self, work: Work, body: Array) -> Step:
-        """Return `step` with another body."""
+        """Return the next step, with a body that the caller has computed."""
         parts = self.parts(work)
         time, growth = self.with_parts(body, parts)
         if self.launch:  # the step at which each stage outgrows its launch is not computed
