@@ -4,8 +4,17 @@
     >>> Work(decodes=16, context=16 * 512, logits=16).tokens  # 16 sequences, 512 positions each
     16
 
-Read `layout` first (bytes on each chip, and fit), then `rows` (contributions to a step) and `step`
-(Work -> time on each stage). Rows come from `multiplies`, `attention`, `experts` and `collectives`,
-and with `speculation` from a drafter. `program` has the same times for each chip, and `energy` the
-joules.
+Read `layout` first, then `rows` and `step`. The modules, in the order of their imports:
+
+* `plan`, `layout`: a model on chips: degrees, precisions, bytes on each chip, and fit.
+* `work`, `terms`: the tokens of a step; a row of its cost, and sums of rows.
+* `multiplies`, `attention`, `experts`, `collectives`: the times of a layer's parts.
+* `rows`, `causes`: all contributions to a step, and the numbers behind each.
+* `step`: `Costs`, from `Work` to the time on each stage.
+* `contributions`, `program`, `energy`: the same rows as lines of an explanation, as what each chip
+  executes, and as joules.
+* `speculation`, `acceptance`: drafts. `draft_link`, `remote_draft`: a drafter on other chips.
+* `layer_transfer`, `layer_cycle`, `ffn_pool`, `shard_collectives`, `attention_ffn`,
+  `visit_program`: attention and MLPs on two pools of chips.
+* `kv_transfer`: the KV cache that a prompt takes from one replica to another.
 """

@@ -9,14 +9,17 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from sim.cost.layout import Layout
+from sim.cost.plan import ResolvedPlan
 from sim.cost.terms import Array, Sides
 from sim.cost.work import Work, verified_positions
 from sim.hardware.chip import Op
+from sim.hardware.kernels import AttentionKernels
 from sim.model.blocks import Attention, Block, Mixer
 from sim.units import Bytes, Flop, Seconds
 
 FOREVER = 1 << 62
 POSITIONS = 2.0**20  # of a probe of the chip's times, which are linear in positions
+SIXTEEN_BITS = ("fp16", "fp16")  # operands of attention, whatever the precision of K and V
 
 # A time: fixed seconds, seconds for each position attended, seconds for each position read.
 LinearTime = tuple[float, float, float]
@@ -36,24 +39,22 @@ class AttentionCore(NamedTuple):
     ideal_compute: LinearTime
     ideal_memory: LinearTime
 
-    def decode_sides(self, work: Work, width: int) -> Sides:
-        """Return both sides of the decodes of a step, with `width` tokens of each sequence."""
-        positions = self.decode_positions(work, width)
-        return Sides(*(seconds_at(time, *positions) for time in self[1:]))
-
-    def prompt_sides(self, work: Work) -> Sides:
-        """Return both sides of the prompt chunks of a step."""
-        return Sides(*(seconds_at(time, *self.prompt_positions(work)) for time in self[1:]))
+    def sides(self, attended: float, cached: float) -> Sides:
+        """Return both sides for positions attended, and positions read."""
+        return Sides(*(seconds_at(time, attended, cached) for time in self[1:]))
 
     def prompt_seconds(self, work: Work) -> Seconds:
-        """Return the longer of these sides; the ideal ones are not computed, for speed."""
+        """Return the longer side of prompt chunks; the ideal ones are not computed, for speed."""
         attended, cached = self.prompt_positions(work)
         computing = seconds_at(self.compute, attended, cached)
         reading = seconds_at(self.memory, attended, cached)
         return computing if computing > reading else reading
 
     def decode_positions(self, work: Work, width: int) -> tuple[float, float]:
-        """Return the positions that decodes attend to, and those that they read."""
+        """Return the positions that decodes attend to, and those that they read.
+
+        width: tokens of each sequence.
+        """
         context = work.windowed_context if self.windowed else work.context
         return verified_positions(context, work.decodes, width)
 
@@ -163,7 +164,7 @@ class AttentionKind:
     def lines(self, numbers: range) -> list[DecodeLine]:
         """Return the attention of a layer over the context, for each number of sequences.
 
-        numbers: several only where the formulas take arrays (`StepRows.takes_arrays`).
+        numbers: several only where the formulas take arrays (`Costs.together`).
         """
         if len(numbers) == 1:
             return [decode_line(self.of_decodes(numbers[0]), numbers[0], self.width)]
@@ -180,8 +181,7 @@ def attention_core(
 
     Positions are dealt to the ranks as the tokens are.
     tokens: of decodes they may be arrays; then the times are, too.
-    Rates are those of 16 bits, whatever the precision of K and V. A state has the losses of
-    attention, which are assumed for it.
+    A state has the losses of attention, which are assumed for it.
     Left out: products with states in more bits.
     """
     ranked, share = tokens[0], tokens[0] / tokens[1]
@@ -213,39 +213,49 @@ def attention_losses(layout: Layout, shape: Mixer, decode: bool) -> AttentionLos
     Prompts have 8-bit products where activations and KV cache have 8 bits or fewer, and the
     kernels' file has such products.
     """
-    engine = layout.engine
-    computing, reading = engine.attention_compute_efficiency, engine.attention_memory_efficiency
+    engine, generation = layout.engine, layout.chip.generation
     latent = isinstance(shape, Attention) and shape.latent is not None
     part, file = engine.of_blocks() if latent else ("kernels", engine.kernels)
-    own = computing is not None and reading is not None
-    named = (
-        file
-        and (not own or (latent and layout.chip.generation in file.latent_attention))
-        and file.attending(layout.chip.generation, latent)
-    )
-    if computing is not None and reading is not None and not named:
-        keys = (f"engine.attention_{side}_efficiency" for side in ("compute", "memory"))
-        return AttentionLosses(0.0, computing, reading, 0.0, "", *keys)
+    computing, reading = engine.attention_compute_efficiency, engine.attention_memory_efficiency
+    if computing is not None and reading is not None:
+        timed = file and latent and generation in file.latent_attention
+        if not timed:
+            keys = (f"engine.attention_{side}_efficiency" for side in ("compute", "memory"))
+            return AttentionLosses(0.0, computing, reading, 0.0, "", *keys)
+    named = file and file.attending(generation, latent)
     assert named  # the engine's file has one or the other
-    key, kernels = f"engine.{part}.{named[0]}", named[1]
-    narrow = layout.plan.kv.bytes < 2
+    return _kernel_losses(f"engine.{part}.{named[0]}", named[1], layout.plan, decode)
+
+
+def _kernel_losses(
+    key: str, kernels: AttentionKernels, plan: ResolvedPlan, decode: bool
+) -> AttentionLosses:
+    """Return the losses of kernels. key: of the kernels, from the engine's file on.
+
+    Decodes without an efficiency of computing have that of prompts.
+    """
+    narrow = plan.kv.bytes < 2
     cached = "fp8" if narrow and "fp8" in kernels.decode else "bf16"
-    products = "fp8_products" if layout.plan.activations.bytes < 2 else "fp8"
+    products = "fp8_products" if plan.activations.bytes < 2 else "fp8"
     names = [name for name in (products, "fp8") if narrow and name in kernels.prefill]
     prompts = names[0] if names else "bf16"
     decoding, prefill = kernels.decode[cached], kernels.prefill[prompts]
     of_decode, of_prefill = f"{key}.decode.{cached}", f"{key}.prefill.{prompts}"
-    reading, memory_key = decoding.memory_efficiency, f"{of_decode}.memory_efficiency"
-    computing, compute_key = prefill.compute_efficiency, f"{of_prefill}.compute_efficiency"
+    started, of_started, more = decoding.fixed, of_decode, 0.0
     if not decode:
-        more, start = prefill.more_positions, f"{of_prefill}.fixed"
-        return AttentionLosses(
-            prefill.fixed, computing, reading, more, start, compute_key, memory_key
-        )
-    if decoding.compute_efficiency:
-        computing, compute_key = decoding.compute_efficiency, f"{of_decode}.compute_efficiency"
-    start = f"{of_decode}.fixed"
-    return AttentionLosses(decoding.fixed, computing, reading, 0.0, start, compute_key, memory_key)
+        started, of_started, more = prefill.fixed, of_prefill, prefill.more_positions
+    computing, of_computing = prefill.compute_efficiency, of_prefill
+    if decode and decoding.compute_efficiency:
+        computing, of_computing = decoding.compute_efficiency, of_decode
+    return AttentionLosses(
+        fixed=started,
+        compute=computing,
+        memory=decoding.memory_efficiency,
+        more_positions=more,
+        fixed_key=f"{of_started}.fixed",
+        compute_key=f"{of_computing}.compute_efficiency",
+        memory_key=f"{of_decode}.memory_efficiency",
+    )
 
 
 def decode_line(core: AttentionCore, decodes: int, width: int) -> DecodeLine:
@@ -358,7 +368,7 @@ def _linear_times(
 
     def times(attended: float, earlier: float, cached: float) -> tuple[Seconds, Seconds]:
         kv = reads * cached * nbytes + traffic
-        op = Op(tokens, flops.total(attended, earlier), 0.0, kv, 0.0, ("fp16", "fp16"))
+        op = Op(tokens, flops.total(attended, earlier), 0.0, kv, 0.0, SIXTEEN_BITS)
         return layout.chip.compute.times(op, memory)
 
     start = times(0.0, 0.0, 0.0)

@@ -26,9 +26,9 @@ from sim.cost.layer_cycle import (
 )
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.layout import Layout
-from sim.cost.rows import IS_HOP, attention_row
+from sim.cost.rows import mixer_rows
 from sim.cost.step import Costs, Step
-from sim.cost.terms import Row
+from sim.cost.terms import IS_HOP, Row
 from sim.cost.work import Work
 from sim.model.blocks import Block, Mixer
 from sim.units import Bytes, Seconds
@@ -54,20 +54,20 @@ class AttentionFfnCosts(Costs):
         ffn: Layout,
         transfer: LayerTransfer,
         micro_batches: int,
-        widths: tuple[int, ...] | None = None,
+        width: int | None = None,
     ) -> None:
-        super().__init__(layout, widths=widths)
+        super().__init__(layout, widths=(width or layout.width,))
         self.ffn = FfnPoolCosts(ffn, transfer)
         self.transfer, self.micro_batches = transfer, micro_batches
         pairs = list(zip(layout.model.blocks[1:-1], ffn.model.blocks, strict=True))
         self.layer_kinds, self.last_layer = Counter(pairs), pairs[-1]
         # Layers whose next one is on another FFN stage.
         self.before_stages = Counter(pairs[first - 1] for first in ffn.bounds[1:])
-        drafts = [kind.part == self.head for kind in self.kinds]
-        self._of_drafts = [place for place, drafting in enumerate(drafts) if drafting]
-        self._of_mixer = {
-            kind.shape: place for place, kind in enumerate(self.kinds) if not drafts[place]
-        }
+        # The kinds of attention of each block, and of the drafter: places in `kinds`, and layers.
+        kinds, head = list(enumerate(self.kinds)), self.head
+        own = {kind.shape: place for place, kind in kinds if kind.part != head}
+        self._mixers = {b: [(own[mixer], 1.0) for mixer in b.mixers] for b, _ in self.layer_kinds}
+        self._draft_mixers = [(n, kind.layers.item()) for n, kind in kinds if kind.part == head]
         self._times: dict[tuple[int, int], dict[Block | Mixer | None, Seconds]] = {}
         self._layer: dict[tuple[Block, Block, int, int], LayerTimes] = {}
 
@@ -76,13 +76,13 @@ class AttentionFfnCosts(Costs):
         plan = replace(self.layout.plan, attention_data=ranks)
         return self._on(replace(self.layout, plan=plan))
 
-    def without_drafts(self, widths: tuple[int, ...] | None = None) -> "AttentionFfnCosts":
-        return self._on(replace(self.layout, speculation=None), widths)
+    def without_drafts(self, width: int = 1) -> "AttentionFfnCosts":
+        return self._on(replace(self.layout, speculation=None), width)
 
-    def _on(self, layout: Layout, widths: tuple[int, ...] | None = None) -> "AttentionFfnCosts":
+    def _on(self, layout: Layout, width: int | None = None) -> "AttentionFfnCosts":
         """Return the costs with another layout of the attention pool."""
         ffn, transfer = self.ffn.layout, self.transfer
-        return AttentionFfnCosts(layout, ffn, transfer, self.micro_batches, widths)
+        return AttentionFfnCosts(layout, ffn, transfer, self.micro_batches, width)
 
     def with_micro_batches(self, micro_batches: int) -> "AttentionFfnCosts":
         """Return the costs with another number of micro-batches, which shares all times."""
@@ -96,7 +96,7 @@ class AttentionFfnCosts(Costs):
 
     def line(self, work: Work) -> tuple[Seconds, Seconds, int]:
         m, part = self.micro_batch(work)
-        seconds, growth, holds = self._drafting_attention(work)
+        seconds, growth, holds = self._with_attention(0.0, self._draft_mixers, work)
         seconds += self._once(work)
         if work.prompt_tokens:
             growth, holds = 0.0, 1
@@ -157,16 +157,28 @@ class AttentionFfnCosts(Costs):
         key = attention, ffn, work.tokens, self.ranked(work)
         if key not in self._layer:
             self._layer[key] = self._layer_without_mixers(*key)
-        times, growth, holds = self._layer[key], 0.0, FOREVER
-        seconds = times.attention
-        for mixer in attention.mixers:
-            place = self._of_mixer[mixer]
-            if work.decodes:
-                now, more, steps = self._decode_lines(work.decodes)[place][1].at(work)
-                seconds, growth, holds = seconds + now, growth + more, min(holds, steps)
-            if work.prompt_tokens:
-                seconds += self._prompts(work)[place][1].prompt_seconds(work)
+        times = self._layer[key]
+        seconds, growth, holds = self._with_attention(
+            times.attention, self._mixers[attention], work
+        )
         return times._replace(attention=seconds), growth, holds
+
+    def _with_attention(
+        self, seconds: Seconds, mixers: list[tuple[int, float]], work: Work
+    ) -> tuple[Seconds, Seconds, int]:
+        """Return seconds with those of mixers, what each further step adds, and holds.
+
+        mixers: the place of each in `kinds`, and its number of layers.
+        """
+        growth, holds = 0.0, FOREVER
+        for place, layers in mixers:
+            if work.decodes:
+                now, more, steps = self.decode_lines(work.decodes)[place].at(work)
+                seconds, growth = seconds + layers * now, growth + layers * more
+                holds = min(holds, steps)
+            if work.prompt_tokens:
+                seconds += layers * self.prompt_cores(work)[place].prompt_seconds(work)
+        return seconds, growth, holds
 
     def step_layers(self, work: Work) -> dict[tuple[Block, Block], tuple[LayerTimes, Critical]]:
         """Return the times of a micro-batch and the critical path, for each kind of layer."""
@@ -222,11 +234,7 @@ class AttentionFfnCosts(Costs):
         """Yield the rows of a layer's block in the attention pool, with its mixers."""
         rows = self.body_rows(work.tokens, self.ranked(work))
         yield from (row for row in rows if row.part == block)
-        for kind in (self.kinds[self._of_mixer[mixer]] for mixer in block.mixers):
-            if work.decodes:
-                yield attention_row(kind, work, decode=True)
-            if work.prompt_tokens:
-                yield attention_row(kind, work, decode=False)
+        yield from mixer_rows((self.kinds[n] for n, _ in self._mixers[block]), work)
 
     def rows_once(self, work: Work) -> Iterator[Row]:
         """Yield the rows of a step outside of its layers."""
@@ -234,31 +242,13 @@ class AttentionFfnCosts(Costs):
         rows = self.body_rows(work.tokens, self.ranked(work))
         yield from (row for row in rows if row.part not in layers)
         yield from self.sampling_rows(work.logits, work.decodes + work.chunks, work.decodes)
-        for kind in (self.kinds[place] for place in self._of_drafts):
-            if work.decodes:
-                yield attention_row(kind, work, decode=True)
-            if work.prompt_tokens and kind.prompts:
-                yield attention_row(kind, work, decode=False)
-
-    def _drafting_attention(self, work: Work) -> tuple[Seconds, Seconds, int]:
-        """Return the seconds of a drafter's attention, what each further step adds, and holds."""
-        seconds, growth, holds = 0.0, 0.0, FOREVER
-        for place in self._of_drafts:
-            layers = self.kinds[place].layers.item()
-            if work.decodes:
-                now, more, steps = self._decode_lines(work.decodes)[place][1].at(work)
-                seconds, growth = seconds + layers * now, growth + layers * more
-                holds = min(holds, steps)
-            if work.prompt_tokens:
-                _, core = self._prompts(work)[place]
-                seconds += layers * core.prompt_seconds(work)
-        return seconds, growth, holds
+        yield from mixer_rows((self.kinds[n] for n, _ in self._draft_mixers), work)
 
     def _once(self, work: Work) -> Seconds:
         """Return the seconds of a step outside of its layers."""
         parts = self._by_part(work.tokens, self.ranked(work))
         outside = parts[self.layout.model.blocks[0]] + parts[self.head] + parts[None]
-        return outside + self.sampling(work.logits, work.decodes + work.chunks, work.decodes)
+        return outside + self.sampling(work)
 
     def _by_part(self, tokens: int, ranked: int) -> dict[Block | Mixer | None, Seconds]:
         """Return the seconds of a part's rows that depend on tokens alone, for one layer of it.

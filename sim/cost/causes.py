@@ -3,11 +3,11 @@
 `Costs.rows` attaches to each row a function that returns its causes. They add up to the row.
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from typing import Literal
 
 from sim.cost.attention import (
+    SIXTEEN_BITS,
     attention_losses,
     cache_reads,
     mixer_flops,
@@ -17,9 +17,9 @@ from sim.cost.attention import (
 from sim.cost.collectives import Collectives, Exchange
 from sim.cost.layout import Layout
 from sim.cost.multiplies import Multiply, in_whole_tiles, is_walk, multiply_op
-from sim.cost.terms import OVERHEAD, Array, Cause, Row, Sides, all_of
+from sim.cost.terms import Cause, Row, Sides
 from sim.hardware.chip import Op, Quotient
-from sim.model.blocks import Block, Mixer
+from sim.model.blocks import Mixer
 from sim.units import Bytes, Seconds
 
 DRAFTER = "drafter"  # begins what its causes are for, and the keys of their numbers
@@ -44,14 +44,8 @@ def overhead_causes(key: str, seconds: Seconds) -> tuple[Cause, ...]:
     return (Cause(what, "software", seconds, "s", keys=(f"engine.{key}",)),)
 
 
-def fixed_rows(block: Block, repeats: Array, multiplies: tuple[Multiply, ...]) -> Iterator[Row]:
-    """Yield the row of the fixed times of multiplies, if they have any."""
-    if seconds := sum(multiply.fixed for multiply in multiplies):
-        causes = partial(_fixed_causes, multiplies)
-        yield Row(block, repeats, seconds, 0.0, all_of(OVERHEAD), causes)
-
-
-def _fixed_causes(multiplies: tuple[Multiply, ...]) -> tuple[Cause, ...]:
+def fixed_causes(multiplies: tuple[Multiply, ...]) -> tuple[Cause, ...]:
+    """Return the causes of the fixed times of multiplies."""
     return tuple(
         Cause("start of a multiply", "software", multiply.fixed, "s", keys=multiply.time_keys[:1])
         for multiply in multiplies
@@ -92,21 +86,21 @@ def _side_cause(
         key = multiply.time_keys[1]
         return Cause("inputs walked by a tile", "software", multiply.walk, "s", keys=(key,))
     padded = tokens + multiply.more_tokens if computing else tokens
-    op = multiply_op(layout, in_whole_tiles(multiply), padded)
+    op = multiply_op(in_whole_tiles(multiply), padded, layout.apart)
     quotients = layout.chip.compute.quotients(op, layout.weights_memory)
     efficiency = multiply.efficiencies[0 if computing else 1]
     seconds = sides.compute if computing else sides.memory
     quotient = _binding(quotients, op, (computing, seconds), efficiency, layout.plan.weights_in)
     keys = multiply.efficiency_keys[0 if computing else 1]
     return Cause(
-        "multiplies" if computing else "weights read",
-        "compute" if computing else "memory",
-        multiply.chips * quotient.amount,
-        quotient.unit,
-        multiply.chips,
-        quotient.rate,
-        efficiency,
-        (f"chip.{quotient.key}", *keys),
+        what="multiplies" if computing else "weights read",
+        resource="compute" if computing else "memory",
+        amount=multiply.chips * quotient.amount,
+        unit=quotient.unit,
+        chips=multiply.chips,
+        rate=quotient.rate,
+        efficiency=efficiency,
+        keys=(f"chip.{quotient.key}", *keys),
     )
 
 
@@ -128,13 +122,13 @@ def attention_causes(
     more = losses.more_positions * ranked[0] if computing else 0.0
     flops = mixer_flops(layout, shape, ranked[0], decode)
     op = Op(
-        ranked[0],
-        flops.total(attended + more, cached - ranked[0]),
-        0.0,
-        cached * position_bytes(layout, shape) * cache_reads(layout, shape, decode)
+        tokens=ranked[0],
+        flops=flops.total(attended + more, cached - ranked[0]),
+        weights=0.0,
+        kv=cached * position_bytes(layout, shape) * cache_reads(layout, shape, decode)
         + state_traffic(layout, shape, ranked[0], decode),
-        0.0,
-        ("fp16", "fp16"),
+        activations=0.0,
+        precisions=SIXTEEN_BITS,
     )
     quotients = layout.chip.compute.quotients(op, layout.kv_memory)
     efficiency, key = losses.memory, losses.memory_key
@@ -144,14 +138,14 @@ def attention_causes(
     quotient = _binding(quotients, op, (computing, lasting), efficiency, layout.plan.kv_in)
     start = Cause("start of attention", "software", losses.fixed, "s", keys=(losses.fixed_key,))
     main = Cause(
-        shape.computing if computing else shape.reading,
-        "compute" if computing else "memory",
-        chips * quotient.amount,
-        quotient.unit,
-        chips,
-        quotient.rate,
-        efficiency,
-        (f"chip.{quotient.key}", key),
+        what=shape.computing if computing else shape.reading,
+        resource="compute" if computing else "memory",
+        amount=chips * quotient.amount,
+        unit=quotient.unit,
+        chips=chips,
+        rate=quotient.rate,
+        efficiency=efficiency,
+        keys=(f"chip.{quotient.key}", key),
     )
     return (start, main) if losses.fixed else (main,)
 

@@ -218,17 +218,14 @@ class Collectives:
             if n not in self._softwares:
                 self._softwares[n] = software_losses(self.layout, n)
             latency, efficiency, reachable = self._softwares[n]
-            timed = [
-                self._timed(operation, g, nbytes, (latency, efficiency), copies) for g in groups
-            ]
-            ideal = timed
-            if latency or efficiency != reachable:
-                lossless_software = 0.0, reachable
-                ideal = [
-                    self._timed(operation, g, nbytes, lossless_software, copies) for g in groups
-                ]
-            algorithms = tuple(algorithm for _, algorithm in timed)
-            slowest, lossless = (longest(time for time, _ in times) for times in (timed, ideal))
+
+            def timed(software: tuple[Seconds, float]) -> list[tuple[Seconds, Algorithm | Copies]]:
+                return [self._timed(operation, g, nbytes, software, copies) for g in groups]
+
+            real = timed((latency, efficiency))
+            ideal = timed((0.0, reachable)) if latency or efficiency != reachable else real
+            algorithms = tuple(algorithm for _, algorithm in real)
+            slowest, lossless = (longest(time for time, _ in times) for times in (real, ideal))
             self._exchanges[key] = (
                 Exchange(
                     operation, groups, nbytes, algorithms, latency, efficiency, slowest, lossless

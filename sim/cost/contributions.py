@@ -8,8 +8,6 @@ The lines are `Costs.rows` and the hops. Their seconds add up to `Costs.terms`.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from sim.cost.causes import DRAFTER
 from sim.cost.step import Costs
 from sim.cost.terms import HOPS, KV, OVERHEAD, TERMS, TIME, Array, Cause, Resource, Row, by_term
@@ -36,12 +34,12 @@ class Contribution:
     count: float
     amount: float
     unit: str
-    chips: int
-    rate: float | None
-    efficiency: float
     seconds: Seconds
     ideal: Seconds
-    keys: tuple[str, ...]
+    chips: int = 1
+    rate: float | None = None
+    efficiency: float = 1.0
+    keys: tuple[str, ...] = ()
 
 
 def contributions(
@@ -56,8 +54,7 @@ def contributions(
     for row in rows:
         yield from _of_row(row, float((row.repeats * weights).sum()))
     if costs.launch:
-        launching = costs.launching(work)
-        wait = np.maximum(0.0, launching - by_term(rows, costs.stages)[:, TIME].sum(axis=1))
+        wait = costs.launch_wait(work, by_term(rows, costs.stages)[:, TIME].sum(axis=1))
         key = "prefill" if work.prompt_tokens else "decode"
         seconds = float((wait * weights).sum())
         layers = float((weights * costs.launched).sum())
@@ -114,19 +111,19 @@ def _of_row(row: Row, count: float) -> Iterator[Contribution]:
         for term, share in row.shares():
             times = count * share
             yield Contribution(
-                TERMS[term],
-                _part(row, term),
-                _what(cause, term) if share < 1 else cause.what,
-                cause.resource,
-                count,
-                times * cause.amount,
-                cause.unit,
-                cause.chips,
-                cause.rate,
-                cause.efficiency,
-                times * cause.seconds,
-                times * cause.seconds * (row.ideal / total if total else 0.0),
-                cause.keys,
+                term=TERMS[term],
+                part=_part(row, term),
+                what=_what(cause, term) if share < 1 else cause.what,
+                resource=cause.resource,
+                count=count,
+                amount=times * cause.amount,
+                unit=cause.unit,
+                seconds=times * cause.seconds,
+                ideal=times * cause.seconds * (row.ideal / total if total else 0.0),
+                chips=cause.chips,
+                rate=cause.rate,
+                efficiency=cause.efficiency,
+                keys=cause.keys,
             )
 
 
@@ -150,6 +147,4 @@ def _seconds(
     term: int, part: str, what: str, resource: Resource, count: float, seconds: Seconds
 ) -> Contribution:
     """Return a line that is stated in seconds, without losses of the engine."""
-    return Contribution(
-        TERMS[term], part, what, resource, count, seconds, "s", 1, None, 1.0, seconds, seconds, ()
-    )
+    return Contribution(TERMS[term], part, what, resource, count, seconds, "s", seconds, seconds)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.cost.attention import (
+    SIXTEEN_BITS,
     cache_reads,
     position_bytes,
     position_flops,
@@ -19,6 +20,7 @@ from sim.cost.attention import (
     state_traffic,
 )
 from sim.cost.experts import expected_shard
+from sim.cost.layout import Layout
 from sim.cost.multiplies import Multiply
 from sim.cost.rows import StepRows
 from sim.cost.work import Work, verified_positions
@@ -214,7 +216,7 @@ def _parts(costs: StepRows, block: Block, tally: Tally) -> Iterator[_Part]:
     tokens = sum(number * count for number, count in tally.batch_steps.items())
     if block.kind == "embedding":
         width = plan.stored(block, block.matrices[0]).bytes
-        yield _Part(("fp16", "fp16"), 0.0, tokens * layout.model.hidden_size * width, 0.0)
+        yield _Part(SIXTEEN_BITS, 0.0, tokens * layout.model.hidden_size * width, 0.0)
         return
     if block.kind == "head":  # beside a decode's token, its drafts are verified, or made
         steps -= tally.steps_without_sampling
@@ -257,7 +259,7 @@ def _attention_part(costs: StepRows, shape: Mixer, tally: Tally, decode: bool) -
         passes = [verified_positions(context, tally.decodes, width) for width in costs.widths]
         attended, cached = map(sum, zip(*passes, strict=True))
     return _Part(
-        ("fp16", "fp16"),
+        SIXTEEN_BITS,
         chips * attended * position_flops(layout, shape, decode),
         0.0,
         chips * cached * position_bytes(layout, shape) * cache_reads(layout, shape, decode),
@@ -269,20 +271,12 @@ def _state_part(costs: StepRows, shape: Mixer, tally: Tally, tokens: float) -> _
     layout, chips = costs.layout, costs.layout.plan.tensor
     decoded, steps = tokens - tally.prompt_tokens, tally.prompt_steps
     chunk = tally.prompt_tokens / steps if steps else 0.0
-    return _Part(
-        ("fp16", "fp16"),
-        chips
-        * (
-            decoded * state_flops(layout, shape, 1.0, True)
-            + steps * state_flops(layout, shape, chunk, False)
-        ),
-        0.0,
-        chips
-        * (
-            decoded * state_traffic(layout, shape, 1.0, True)
-            + steps * state_traffic(layout, shape, chunk, False)
-        ),
-    )
+
+    def total(amount: Callable[[Layout, Mixer, float, bool], float]) -> float:
+        decodes, prompts = amount(layout, shape, 1.0, True), amount(layout, shape, chunk, False)
+        return chips * (decoded * decodes + steps * prompts)
+
+    return _Part(SIXTEEN_BITS, total(state_flops), 0.0, total(state_traffic))
 
 
 def spent(chip: Chip, used: Usage) -> dict[str, Joules] | None:

@@ -7,10 +7,9 @@ from functools import partial
 from sim.cost.causes import overlapped_causes
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.layout import Layout
-from sim.cost.rows import IS_COLLECTIVE
 from sim.cost.shard_collectives import ShardCollectives
 from sim.cost.step import Costs
-from sim.cost.terms import Row
+from sim.cost.terms import IS_COLLECTIVE, Row
 from sim.model.blocks import Block
 from sim.units import Seconds
 

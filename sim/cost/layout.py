@@ -1,6 +1,7 @@
 """A model laid on chips by a plan: stages, bytes, and whether they fit. Arithmetic only."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -107,9 +108,8 @@ class Layout:
         """Return the stage that blocks first..last make."""
         plan, blocks = self.plan, self.model.blocks[first : last + 1]
         weights = sum(self._kind_weights[kind] for kind in self.model.kinds[first : last + 1])
-        if self.model.tie_word_embeddings and len(blocks) == len(
-            self.model.blocks
-        ):  # one table serves both ends
+        if self.model.tie_word_embeddings and len(blocks) == len(self.model.blocks):
+            # One table serves both ends.
             positions = blocks[0].vectors * plan.vector_bytes(blocks[0])
             weights -= self._kind_weights[0] - positions
         mixers = [mixer for block in blocks for mixer in block.mixers]
@@ -273,13 +273,17 @@ class MemoryFit:
         return (0.0 if self.apart else self.weights) + self.kv + self.activations + self.reserve
 
 
+def _fewest(rooms: Iterable[tuple[Bytes, Bytes]]) -> int:
+    """Return how many fit in the fullest stage. rooms: of each stage, its room and that of one."""
+    return max(0, min((math.floor(room / one) for room, one in rooms if one), default=0))
+
+
 def sequences(layout: Layout, tokens: int) -> tuple[int, int]:
     """Return the sequences of `tokens` that fit: in the fullest stage, and in shared memory."""
     plan, window = layout.plan, layout.model.window
     rooms = [(layout.room(stage), stage.kv(tokens, window)) for stage in layout.stages]
-    fullest = min((max(0, math.floor(room / kv)) for room, kv in rooms if kv), default=0)
     together = sum(room for room, _ in rooms) / sum(kv for _, kv in rooms)
-    return plan.attention_data * fullest, max(0, math.floor(plan.attention_data * together))
+    return plan.attention_data * _fewest(rooms), max(0, math.floor(plan.attention_data * together))
 
 
 def weights_only_chips(layout: Layout) -> int:
@@ -301,12 +305,9 @@ def most_kv_tokens(layout: Layout) -> int:
     and `reserve` are estimates.
     """
     capacity = layout.kv_memory.capacity
-    rooms = [
+    return layout.plan.attention_data * _fewest(
         (capacity - (0.0 if layout.apart else stage.weights), stage.first_token)
         for stage in layout.stages
-    ]
-    return layout.plan.attention_data * max(
-        0, min((math.floor(room / kv) for room, kv in rooms if kv), default=0)
     )
 
 
@@ -330,9 +331,8 @@ def fit(layout: Layout, request_tokens: float) -> MemoryFit:
     """Return whether every chip holds its weights, activations, reserve and one request's cache."""
     stages, window = layout.stages, layout.model.window
     fullest = min(stages, key=lambda stage: layout.room(stage) - stage.kv(request_tokens, window))
-    rooms = [(layout.room(stage), stage.first_token) for stage in stages]
-    tokens = min((math.floor(room / kv) for room, kv in rooms if kv), default=0)
-    state_tokens, state_sequences = state_room(layout, max(0, tokens))
+    tokens = _fewest((layout.room(stage), stage.first_token) for stage in stages)
+    state_tokens, state_sequences = state_room(layout, tokens)
     return MemoryFit(
         fits=all(layout.room(stage) >= stage.kv(request_tokens, window) for stage in stages),
         weights=fullest.weights,
@@ -340,7 +340,7 @@ def fit(layout: Layout, request_tokens: float) -> MemoryFit:
         activations=layout.activations,
         reserve=layout.engine.reserve,
         capacity=layout.usable,
-        kv_tokens=max(0, tokens) * layout.plan.attention_data,
+        kv_tokens=tokens * layout.plan.attention_data,
         state_tokens=state_tokens,
         state_sequences=state_sequences,
         apart=layout.apart,

@@ -1,11 +1,11 @@
 """Weight matrices as they lie on a chip: FLOPs, bytes and times of their multiplications."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sim.cost.layout import Layout
 from sim.cost.terms import ACTIVATIONS, COMPUTE, WEIGHTS, Shares, Sides
-from sim.hardware.chip import Chip, Op, Precision
+from sim.hardware.chip import Chip, Memory, Op, Precision
 from sim.hardware.engine import Engine
 from sim.hardware.kernels import expert_precision
 from sim.model.blocks import Block, NumberFormat
@@ -148,17 +148,17 @@ def shaped_multiply(
         compute_keys += (f"{key}.compute_efficiency",)
         memory_keys += (f"{key}.memory_efficiency",)
     return Multiply(
-        2.0 * shape[0] * shape[1],
-        shape[0] * shape[1] * stored.bytes,
-        sum(shape) * activations.bytes,
-        (stored.precision, activations),
-        shape,
-        (computing, reading),
-        fixed,
-        walk,
-        1,
-        (compute_keys, memory_keys),
-        (fixed_key, walk_key),
+        flops=2.0 * shape[0] * shape[1],
+        weights=shape[0] * shape[1] * stored.bytes,
+        activations=sum(shape) * activations.bytes,
+        precisions=(stored.precision, activations),
+        shape=shape,
+        efficiencies=(computing, reading),
+        fixed=fixed,
+        walk=walk,
+        chips=1,
+        efficiency_keys=(compute_keys, memory_keys),
+        time_keys=(fixed_key, walk_key),
         exposed=exposed,
         exposed_key=exposed_key,
     )
@@ -185,17 +185,13 @@ def in_whole_tiles(multiply: Multiply) -> Multiply:
     return multiply._replace(flops=grown * multiply.flops, weights=grown * multiply.weights)
 
 
-def multiply_op(layout: Layout, multiply: Multiply, tokens: float) -> Op:
+def multiply_op(multiply: Multiply, tokens: float, apart: bool) -> Op:
     """Return the operation of one multiply of `tokens` tokens on the fullest chip.
 
-    Weights that stream from a memory of their own hide the reading of activations.
+    apart: whether the weights stream from a memory of their own, which hides the reading of
+    activations.
     """
-    read = 0.0 if layout.apart else multiply.activations * tokens
-    return _op(multiply, tokens, read)
-
-
-def _op(multiply: Multiply, tokens: float, read: Bytes) -> Op:
-    flops = multiply.flops * tokens
+    flops, read = multiply.flops * tokens, 0.0 if apart else multiply.activations * tokens
     return Op(tokens, flops, multiply.weights, 0.0, read, multiply.precisions, (multiply.shape,))
 
 
@@ -203,40 +199,29 @@ def multiply_sides(layout: Layout, multiply: Multiply, tokens: float) -> Sides:
     """Return the time to compute, and the time to read, for one multiply of `tokens` tokens.
 
     tokens: may be an array; then the times are, too.
-    Left out: its fixed time, `Multiply.fixed`.
+    Left out: its fixed time, which comes before both.
     """
-
-    def times(padded: Multiply) -> tuple[Seconds, Seconds]:
-        op = multiply_op(layout, padded, tokens)
-        return layout.chip.compute.times(op, layout.weights_memory)
-
-    return _sides(multiply, tokens, times)
+    return _sides(layout.chip, layout.weights_memory, multiply, tokens, layout.apart)
 
 
 def multiply_alone(chip: Chip, multiply: Multiply, tokens: float) -> Sides:
     """Return both sides of a multiply that a chip runs alone, from its fastest memory."""
-
-    def times(padded: Multiply) -> tuple[Seconds, Seconds]:
-        op = _op(padded, tokens, padded.activations * tokens)
-        return chip.compute.times(op, chip.memory[chip.homes[0]])
-
-    return _sides(multiply, tokens, times)
+    return _sides(chip, chip.memory[chip.homes[0]], multiply, tokens)
 
 
 def _sides(
-    multiply: Multiply, tokens: float, times: Callable[[Multiply], tuple[Seconds, Seconds]]
+    chip: Chip, memory: Memory, multiply: Multiply, tokens: float, apart: bool = False
 ) -> Sides:
-    """Return the sides of a multiply with its losses, from its times without them.
+    """Return the sides of a multiply, with its losses and without."""
 
-    times: returns the seconds of computing and of reading, without losses.
-    Left out: the fixed time, which comes before both.
-    """
-    computing, reading = multiply.efficiencies
+    def times(padded: Multiply) -> tuple[Seconds, Seconds]:
+        return chip.compute.times(multiply_op(padded, tokens, apart), memory)
+
     ideal = times(multiply)
-    compute, memory = times(in_whole_tiles(multiply)) if multiply.padding > 1 else ideal
-    tiles = 1 + multiply.more_tokens / tokens
-    reading = longest((memory / reading, multiply.walk))
-    return Sides(compute * tiles / computing, reading, *ideal, multiply.exposed)
+    compute, read = times(in_whole_tiles(multiply)) if multiply.padding > 1 else ideal
+    computing, reading = multiply.efficiencies
+    compute = compute * (1 + multiply.more_tokens / tokens) / computing
+    return Sides(compute, longest((read / reading, multiply.walk)), *ideal, multiply.exposed)
 
 
 def multiply_shares(
@@ -250,8 +235,8 @@ def multiply_shares(
         return ((COMPUTE, 1.0),)
     if is_walk(multiply, sides):
         return ((WEIGHTS, 1.0),)
-    read = 0.0 if layout.apart else multiply.activations * tokens
-    share = multiply.weights / (multiply.weights + read)
+    op = multiply_op(multiply, tokens, layout.apart)
+    share = op.weights / (op.weights + op.activations)
     return ((WEIGHTS, share), (ACTIVATIONS, 1 - share))
 
 

@@ -4,11 +4,14 @@ A program has the times of `Costs.rows` block by block, and its collectives are 
 fidelity executes it, and `sramsim trace --program` prints it.
 """
 
+from collections import defaultdict
 from typing import NamedTuple
 
 from sim.cost.collectives import TOKEN_BYTES, Exchange
 from sim.cost.step import Costs
+from sim.cost.terms import IS_COLLECTIVE
 from sim.cost.work import Work
+from sim.model.blocks import Block, Mixer
 from sim.units import Bytes, Seconds
 
 
@@ -48,12 +51,26 @@ class Program(NamedTuple):
     token_bytes: Bytes = TOKEN_BYTES
 
 
+def computing_seconds(costs: Costs, work: Work) -> dict[Block, Seconds]:
+    """Return the seconds that each block takes every chip of its stage, without messages.
+
+    The head has all passes of a drafter, with their messages.
+    """
+    parts: defaultdict[Block | Mixer | None, Seconds] = defaultdict(float)
+    for row in costs.rows(work):
+        if row.part is costs.head:
+            parts[row.part] += row.seconds * float(row.repeats[-1])
+        elif row.shares is not IS_COLLECTIVE:
+            parts[row.part] += row.seconds
+    return {b: parts[b] + sum(parts[mixer] for mixer in b.mixers) for b in costs.blocks}
+
+
 def program(costs: Costs, work: Work) -> Program:
     """Return the program of a step.
 
     Blocks of one shape take the same time, also where tokens are routed to experts at random.
     """
-    seconds, ranked = costs.computing(work), costs.ranked(work)
+    seconds, ranked = computing_seconds(costs, work), costs.ranked(work)
     names = costs.layout.block_labels
     stages = []
     for number, stage in enumerate(costs.layout.stages):

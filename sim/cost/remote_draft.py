@@ -18,10 +18,10 @@ from sim.cost.causes import DRAFTER, of_drafter, overhead_causes
 from sim.cost.draft_link import DraftLink
 from sim.cost.energy import Tally, cut_steps, draft_tally
 from sim.cost.layout import Layout
-from sim.cost.rows import IS_HOP, IS_OVERHEAD, attention_row
+from sim.cost.rows import mixer_rows
 from sim.cost.speculation import Speculation
 from sim.cost.step import Costs, Step
-from sim.cost.terms import Array, Cause, Row
+from sim.cost.terms import IS_HOP, IS_OVERHEAD, Array, Cause, Row
 from sim.cost.work import Work
 from sim.units import Bytes, Seconds
 
@@ -115,13 +115,11 @@ class RemoteDrafter:
             return 0.0, 0.0, FOREVER
         pieces, part = self._piece(work)
         costs, parts = self.costs, self.costs.parts(part)
-        stages, growth = costs.body(*costs.size(part)).copy(), np.zeros(costs.stages)
+        body, passes = costs.body(*costs.size(part)), 0
         if part.decodes:
-            stages += (self.passes - 1) * costs.body(part.decodes, self._ranked(part))
-            stages[-1] += self.passes * parts.sampling
-        for layers, now, more in zip(costs.layers, parts.attention, parts.growth, strict=True):
-            stages += layers * now
-            growth += layers * more
+            passes = self.passes
+            body = body + (passes - 1) * costs.body(part.decodes, self._ranked(part))
+        stages, growth = costs.with_parts(body, parts, passes)
         holds = parts.holds
         if costs.launch:
             launching = self._launching(part)
@@ -205,10 +203,7 @@ class RemoteDrafter:
                 yield row, self.passes
             for row in costs.body_rows(part.decodes, self._ranked(part)):
                 yield row, self.passes - 1
-            yield from ((attention_row(kind, part, decode=True), 1) for kind in costs.kinds)
-        else:
-            reading = (kind for kind in costs.kinds if kind.prompts)
-            yield from ((attention_row(kind, part, decode=False), 1) for kind in reading)
+        yield from ((row, 1) for row in mixer_rows(costs.kinds, part))
 
 
 class RemoteDraftCosts(Costs):
@@ -250,8 +245,8 @@ class RemoteDraftCosts(Costs):
         """Return the costs with drawn experts of the model. A step must be one micro-batch."""
         return self.on(self.model.with_drawn_experts(seed), self.remote.layout)
 
-    def without_drafts(self, widths: tuple[int, ...] | None = None) -> Costs:
-        return self.model.without_drafts(widths)
+    def without_drafts(self, width: int = 1) -> Costs:
+        return self.model.without_drafts(width)
 
     def link_bytes(self, tokens: int) -> Bytes:
         return self.model.link_bytes(tokens)
@@ -282,8 +277,8 @@ class RemoteDraftCosts(Costs):
             of_stages[np.argmax(self.model.step(part).time)] += counts.stage
         one, verification = np.ones(1), list(self.model.rows(part))
         if self.model.launch:
-            busy = sum(row.seconds * row.repeats for row in verification)
-            wait = np.maximum(0.0, self.model.launching(part) - busy)
+            busy = sum((row.seconds * row.repeats for row in verification), np.zeros(own))
+            wait = self.model.launch_wait(part, busy)
             yield _launch_row(float(of_stages @ wait), part.prompt_tokens > 0)
         parts = (
             (of_stages, verification),

@@ -1,6 +1,6 @@
 """The rows of a step: what each block, collective and overhead contributes, on every stage."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,7 +12,7 @@ from sim.cost.causes import (
     elementwise_cause,
     embedding_causes,
     exchange_causes,
-    fixed_rows,
+    fixed_causes,
     multiply_causes,
     overhead_causes,
     unhidden_causes,
@@ -29,25 +29,21 @@ from sim.cost.multiplies import (
     multiply_sides,
 )
 from sim.cost.terms import (
-    ACTIVATIONS,
-    COLLECTIVES,
     COMPUTE,
-    HOPS,
+    IS_ACTIVATIONS,
+    IS_COLLECTIVE,
+    IS_OVERHEAD,
     KV,
     OVERHEAD,
     Array,
     Row,
     Shares,
     Sides,
-    all_of,
 )
 from sim.cost.work import Work
 from sim.hardware.engine import Engine
 from sim.model.blocks import Block, Mixer
 from sim.units import Bytes, Seconds
-
-# The shares of rows of one term.
-IS_OVERHEAD, IS_COLLECTIVE, IS_HOP = map(all_of, (OVERHEAD, COLLECTIVES, HOPS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +88,7 @@ class StepRows:
         self.last = np.array([*[0.0] * (self.stages - 1), 1.0])
         self.head = layout.model.blocks[-1]
         self.blocks = {b: _block_cost(layout, b, self.stage_groups) for b in layout.model.distinct}
+        self._body = [block for block in self.blocks if block.kind != "head"]
         self.skew = layout.engine.moe_skew or 0.0
         self.routed = [block for block in self.blocks if block.experts]
         self.sampled: ExpertDraws | None = None
@@ -117,13 +114,10 @@ class StepRows:
     def _draft_kinds(self) -> Iterator[AttentionKind]:
         """Yield the kinds of the drafter's attention, as parts of the last stage's head."""
         for kind in self.drafter.kinds if self.drafter else ():
-            layers, others = kind.layers.item() * self.last, (kind.width, kind.prompts)
-            yield AttentionKind(kind.layout, kind.shape, layers, self.head, *others)
-
-    @property
-    def takes_arrays(self) -> bool:
-        """Whether rows take arrays of numbers of tokens. A user's own chip or topology may not."""
-        return self.layout.chip.compute.takes_arrays and self.layout.topology.takes_arrays
+            layers = kind.layers.item() * self.last
+            yield AttentionKind(
+                kind.layout, kind.shape, layers, self.head, kind.width, kind.prompts
+            )
 
     @property
     def has_experts(self) -> bool:
@@ -161,45 +155,64 @@ class StepRows:
         size = self.size(work)
         yield from self.body_rows(*size, self.sampled.take(size) if self.sampled else ())
         yield from self.sampling_rows(work.logits, work.decodes + work.chunks, work.decodes)
-        for kind in self.kinds:
-            if work.decodes:
-                yield attention_row(kind, work, decode=True)
-            if work.prompt_tokens and kind.prompts:
-                yield attention_row(kind, work, decode=False)
+        yield from mixer_rows(self.kinds, work)
 
-    def body_rows(self, tokens: int | None, ranked: int, load: DrawnLoad = ()) -> Iterator[Row]:
+    def body_rows(self, tokens: int, ranked: int, load: DrawnLoad = ()) -> Iterator[Row]:
         """Yield the rows that depend on tokens alone: blocks, collectives, the overhead of a step.
 
-        tokens: None leaves out the multiplies of experts, which then hide no collective.
         ranked: tokens of the fullest rank. Both may be arrays; then the times are, too.
         load: the drawn load of the experts in this step; () for the expected one.
         Left out: the head, and attention.
         """
-        for block, cost in self.blocks.items():
-            if block.kind != "head":
-                rows = [*self._dense_rows(block, cost, ranked)]
-                if tokens is not None:
-                    rows += self._expert_rows(block, tokens, load)
-                yield from rows
-                alone = sum(row.seconds for row in rows), sum(row.ideal for row in rows)
-                for stage, repeats in cost.by_group.items():
-                    exchanges = self.collectives.of_block(block, ranked, stage)
-                    time = self.collectives.exposed(exchanges, ranked, *alone)
-                    yield _exchange_row(self.collectives, block, repeats, exchanges, time)
-        for stage, members in self.stage_groups.items():
-            if gather := self.collectives.gather(ranked, stage):
-                time = self.collectives.exposed(gather, ranked, 0.0, 0.0)
-                yield _exchange_row(self.collectives, None, members, gather, time)
-        yield _overhead_row(self.head, self.last, "step_overhead", self.layout.engine.step_overhead)
+        for block in self._body:
+            yield from self._block_rows(block, ranked, self._expert_rows(block, tokens, load))
+        yield from self._stage_rows(ranked)
         if self.drafter:
             yield from self._drafting(self.drafter.body_rows(tokens, ranked), 1)
 
+    def dense_rows(self, ranked: int) -> Iterator[Row]:
+        """Yield the rows of `body_rows` without those of experts, which then hide no collective."""
+        for block in self._body:
+            yield from self._block_rows(block, ranked, ())
+        yield from self._stage_rows(ranked)
+        if self.drafter:
+            yield from self._drafting(self.drafter.dense_rows(ranked), 1)
+
     def expert_rows(self, tokens: int, load: DrawnLoad = ()) -> Iterator[Row]:
-        """Yield the rows that `body_rows` leaves out without `tokens`."""
+        """Yield the rows of experts, which `dense_rows` leaves out."""
         for block in self.routed:
             yield from self._expert_rows(block, tokens, load)
         if self.drafter:
             yield from self._drafting(self.drafter.expert_rows(tokens), 1)
+
+    def _block_rows(self, block: Block, ranked: int, experts: Iterable[Row]) -> Iterator[Row]:
+        """Yield the rows of a block: its multiplies, and the collectives that these do not hide."""
+        rows = [*self._token_rows(block, ranked), *experts]
+        yield from rows
+        alone = sum(row.seconds for row in rows), sum(row.ideal for row in rows)
+        for stage, repeats in self.blocks[block].by_group.items():
+            exchanges = self.collectives.of_block(block, ranked, stage)
+            yield self._exchange_row(block, repeats, exchanges, ranked, alone)
+
+    def _stage_rows(self, ranked: int) -> Iterator[Row]:
+        """Yield the gathers with which stages begin, and the overhead of a step."""
+        for stage, members in self.stage_groups.items():
+            if gather := self.collectives.gather(ranked, stage):
+                yield self._exchange_row(None, members, gather, ranked, (0.0, 0.0))
+        yield _overhead_row(self.head, self.last, "step_overhead", self.layout.engine.step_overhead)
+
+    def _exchange_row(
+        self,
+        part: Block | None,
+        repeats: Array,
+        exchanges: tuple[Exchange, ...],
+        ranked: int,
+        computing: tuple[Seconds, Seconds],
+    ) -> Row:
+        """Return the row of collectives. computing: what may hide them, with losses and without."""
+        times = self.collectives.exposed(exchanges, ranked, *computing)
+        causes = partial(exchange_causes, self.collectives, exchanges, times[0])
+        return Row(part, repeats, *times, IS_COLLECTIVE, causes)
 
     def _drafting(self, rows: Iterator[Row], passes: int) -> Iterator[Row]:
         """Yield rows of the drafter for some passes, as rows of the last stage's head."""
@@ -207,23 +220,25 @@ class StepRows:
             repeats = passes * row.repeats.item() * self.last
             yield row._replace(part=self.head, repeats=repeats)
 
-    def _dense_rows(self, block: Block, cost: BlockCost, ranked: int) -> Iterator[Row]:
+    def _token_rows(self, block: Block, ranked: int) -> Iterator[Row]:
         """Yield a block's fixed times, and what every token passes: multiplies, and norms.
 
         An embedding reads a row for each token.
         """
-        layout = self.layout
+        layout, cost = self.layout, self.blocks[block]
         if block.kind == "embedding":
             width = layout.plan.stored(block, block.matrices[0]).bytes
             time = ranked * layout.model.hidden_size * width / layout.weights_memory.bandwidth
             causes = partial(embedding_causes, layout, time * layout.weights_memory.bandwidth)
-            yield Row(block, cost.repeats, time, time, all_of(ACTIVATIONS), causes)
+            yield Row(block, cost.repeats, time, time, IS_ACTIVATIONS, causes)
             return
         yield from cost.fixed
         for multiply in cost.dense:
             yield from _multiply_rows(layout, block, cost.repeats, multiply, ranked)
         if cost.moved:
-            yield _elementwise_row(layout, block, cost, ranked)
+            cause = elementwise_cause(layout, ranked * cost.moved)
+            causes = partial(tuple, (cause,))
+            yield Row(block, cost.repeats, cause.seconds, 0.0, IS_ACTIVATIONS, causes)
 
     def _expert_rows(self, block: Block, tokens: int, load: DrawnLoad) -> Iterator[Row]:
         """Yield the multiplies of a block's experts, if it has any."""
@@ -255,7 +270,7 @@ class StepRows:
     def head_rows(self, logits: int) -> Iterator[Row]:
         """Yield the head for the positions that are sampled. logits: may be an array."""
         (head,) = self.blocks[self.head].dense
-        yield from fixed_rows(self.head, self.last, (head,))
+        yield from _start_rows(self.head, self.last, (head,))
         ranked = self.layout.plan.ranked(logits)
         yield from _multiply_rows(self.layout, self.head, self.last, head, ranked)
 
@@ -306,11 +321,18 @@ def _fixed_rows(
     """
     if not any(multiply.time_keys[0] for multiply in routed):
         yield _overhead_row(block, repeats, "layer_overhead", engine.layer_overhead / 2)
-    yield from fixed_rows(block, repeats, dense)
-    yield from fixed_rows(block, repeats, routed)
+    yield from _start_rows(block, repeats, dense)
+    yield from _start_rows(block, repeats, routed)
     if block.experts:
         overhead = engine.moe_layer_overhead or 0.0
         yield _overhead_row(block, repeats, "moe_layer_overhead", overhead)
+
+
+def _start_rows(block: Block, repeats: Array, multiplies: tuple[Multiply, ...]) -> Iterator[Row]:
+    """Yield the row of the starts of multiplies, if these take any time."""
+    if seconds := sum(multiply.fixed for multiply in multiplies):
+        causes = partial(fixed_causes, multiplies)
+        yield Row(block, repeats, seconds, 0.0, IS_OVERHEAD, causes)
 
 
 def _multiply_rows(
@@ -335,13 +357,6 @@ def _multiply_rows(
         yield Row(block, repeats, times * sides.unhidden, 0.0, shares, causes)
 
 
-def _elementwise_row(layout: Layout, block: Block, cost: BlockCost, tokens: int) -> Row:
-    """Return the row of a block's norms and activation functions."""
-    cause = elementwise_cause(layout, tokens * cost.moved)
-    shares = all_of(ACTIVATIONS)
-    return Row(block, cost.repeats, cause.seconds, 0.0, shares, partial(tuple, (cause,)))
-
-
 def _attention_shares(layout: Layout, shape: Mixer, decode: bool, sides: Sides) -> Shares:
     """Return the terms of attention: computing or reading, and the start of its kernel."""
     term = COMPUTE if sides.compute >= sides.memory else KV
@@ -352,32 +367,30 @@ def _attention_shares(layout: Layout, shape: Mixer, decode: bool, sides: Sides) 
     return ((term, 1 - fixed), (OVERHEAD, fixed))
 
 
-def attention_row(kind: AttentionKind, work: Work, decode: bool) -> Row:
+def mixer_rows(kinds: Iterable[AttentionKind], work: Work) -> Iterator[Row]:
+    """Yield the rows of a step's decodes, and of its prompt chunks, by kind of attention."""
+    for kind in kinds:
+        if work.decodes:
+            yield _attention_row(kind, work, decode=True)
+        if work.prompt_tokens and kind.prompts:
+            yield _attention_row(kind, work, decode=False)
+
+
+def _attention_row(kind: AttentionKind, work: Work, decode: bool) -> Row:
     """Return the row of the decodes of a step, or of its prompt chunks."""
     plan, width = kind.layout.plan, kind.width
     if decode:
         core = kind.of_decodes(work.decodes)
-        sides, positions = core.decode_sides(work, width), core.decode_positions(work, width)
+        positions = core.decode_positions(work, width)
         ranked = width * plan.ranked(work.decodes), width * work.decodes
     else:
         ranked = work.ranked_prompt, work.prompt_tokens
         core = kind.of_chunks(*ranked)
-        sides, positions = core.prompt_sides(work), core.prompt_positions(work)
+        positions = core.prompt_positions(work)
+    sides = core.sides(*positions)
     causes = partial(attention_causes, kind.layout, kind.shape, positions, ranked, decode, sides)
     shares = partial(_attention_shares, kind.layout, kind.shape, decode, sides)
     return Row(kind.part, kind.layers, sides.seconds, sides.ideal, shares, causes)
-
-
-def _exchange_row(
-    collectives: Collectives,
-    part: Block | None,
-    repeats: Array,
-    exchanges: tuple[Exchange, ...],
-    times: tuple[Seconds, Seconds],
-) -> Row:
-    """Return the row of collectives. times: not hidden, with losses and without."""
-    causes = partial(exchange_causes, collectives, exchanges, times[0])
-    return Row(part, repeats, *times, IS_COLLECTIVE, causes)
 
 
 def _overhead_row(block: Block, repeats: Array, key: str, seconds: Seconds) -> Row:

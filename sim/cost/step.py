@@ -4,10 +4,8 @@
 rows up: `step` for the serving loop, `line` for a single stage, `terms` by cause.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -16,10 +14,9 @@ import numpy as np
 from sim.cost.attention import FOREVER, AttentionCore, DecodeLine
 from sim.cost.experts import DrawnLoad, load_spacing
 from sim.cost.layout import Layout
-from sim.cost.rows import IS_COLLECTIVE, StepRows
+from sim.cost.rows import StepRows
 from sim.cost.terms import HOPS, OVERHEAD, TIME, Array, RowSums, by_term
 from sim.cost.work import Work
-from sim.model.blocks import Block, Mixer
 from sim.units import Seconds
 
 # Numbers of tokens whose times are computed together. Pipelines have many times for each.
@@ -53,7 +50,16 @@ class Parts(NamedTuple):
 
 
 class Costs(StepRows):
-    """The cost of steps on one layout. Times that depend on token counts alone are kept."""
+    """The cost of steps on one layout. Times that depend on token counts alone are kept.
+
+    back: time of a sampled token from the last stage to the first [s].
+    launch: the engine's times to launch layers; None if nothing waits for the host.
+    layers: by kind of attention, float[stage], how many layers each stage has.
+    launched: float[stage], layers with mixers that a host launches in all passes of a step.
+    hides: whether the computing of experts decides what collectives take.
+    together: numbers of tokens whose times are computed together; 1 if a user's own chip or
+    topology takes no arrays.
+    """
 
     def __init__(
         self,
@@ -64,35 +70,31 @@ class Costs(StepRows):
         super().__init__(layout, expert_seed, widths)
         self.back, self.launch = self.collectives.back, layout.engine.layer_launch
         self.layers: list[Array] = [kind.layers for kind in self.kinds]
-        # Layers that a host launches, each with its mixers, in each pass of a step.
         self.launched: Array = self._mixing()
         self._first_layers = [float(layers[0]) for layers in self.layers]
         self._no_growth = [0.0] * len(self.kinds)
         overlaps = layout.engine.overlap and layout.plan.attention_data > 1
         self.hides = bool(overlaps and self.has_experts)
         self.together = 1
-        if self.takes_arrays:
+        if layout.chip.compute.takes_arrays and layout.topology.takes_arrays:
             self.together = TOGETHER if self.stages == 1 else TOGETHER_IN_PIPELINES
-        summed = partial(RowSums, self.stages)
-        self._bodies, self._dense = summed(self.body_rows), summed(partial(self.body_rows, None))
-        self._experts, self._heads, self._drafts = map(
-            summed, (self.expert_rows, self.head_rows, self.draft_rows)
-        )
-        # For each kind of attention: its layers on the first stage, and the time of one of them.
-        self._prompt_cores: dict[tuple[int, int], list[tuple[float, AttentionCore]]] = {}
-        self._lines: dict[int, list[tuple[float, DecodeLine]]] = {}
+        self._bodies = RowSums(self.stages, self.body_rows)
+        self._dense = RowSums(self.stages, self.dense_rows)
+        self._experts = RowSums(self.stages, self.expert_rows)
+        self._heads = RowSums(self.stages, self.head_rows)
+        self._drafts = RowSums(self.stages, self.draft_rows)
+        # The time of a layer, by kind of attention.
+        self._chunks: dict[tuple[int, int], list[AttentionCore]] = {}
+        self._lines: dict[int, list[DecodeLine]] = {}
         self._fixed: dict[tuple[int | None, ...], Seconds] = {}  # of `line`: all but attention
 
     def with_drawn_experts(self, seed: Sequence[int]) -> "Costs":
         """Return the costs of steps whose experts are drawn. seed: of their random stream."""
         return Costs(self.layout, seed)
 
-    def without_drafts(self, widths: tuple[int, ...] | None = None) -> "Costs":
-        """Return the costs without a drafter.
-
-        widths: tokens of a decoding sequence in each pass of a step; None: one pass of one token.
-        """
-        return Costs(replace(self.layout, speculation=None), widths=widths)
+    def without_drafts(self, width: int = 1) -> "Costs":
+        """Return the costs without a drafter. width: tokens of a decoding sequence in a step."""
+        return Costs(replace(self.layout, speculation=None), widths=(width,))
 
     def step(self, work: Work) -> Step:
         """Return the next step on each stage.
@@ -100,34 +102,46 @@ class Costs(StepRows):
         A step with decodes alone grows linearly until the other side of attention's roofline binds
         (`holds`), or until a window fills. The caller watches the windows.
         """
+        return self._step(work, self.body(*self.size(work)))
+
+    def _step(self, work: Work, body: Array) -> Step:
+        """Return the next step, with a body that the caller has computed."""
         parts = self.parts(work)
-        time, growth = self.body(*self.size(work)).copy(), np.zeros(self.stages)
-        time[-1] += parts.sampling
-        for layers, now, more in zip(self.layers, parts.attention, parts.growth, strict=True):
-            time += layers * now
-            growth += layers * more
+        time, growth = self.with_parts(body, parts)
         if self.launch:  # the step at which each stage outgrows its launch is not computed
             return Step(np.maximum(time, self.launching(work)), 0.0, 1)
         return Step(time, growth, 1 if self.sampled else parts.holds)
+
+    def with_parts(self, body: Array, parts: Parts, passes: int = 1) -> tuple[Array, Array]:
+        """Return float[stage], twice: a body with the other parts of a step, and its growth [s].
+
+        passes: how often the step samples.
+        """
+        time, growth = body.copy(), np.zeros(self.stages)
+        time[-1] += passes * parts.sampling
+        for layers, now, more in zip(self.layers, parts.attention, parts.growth, strict=True):
+            time += layers * now
+            growth += layers * more
+        return time, growth
+
+    def leave_times(self, work: Work) -> tuple[Seconds, Seconds]:
+        """Return the time of a step on the slowest stage, and until it leaves the last stage."""
+        stages = self.step(work).time
+        return float(stages.max()), float(stages.sum() + self.hops(self.ranked(work)).sum())
 
     def pass_times(self, work: Work) -> tuple[Seconds, Seconds]:
         """Return the time of a step on the slowest stage, and of one pass through all stages.
 
         The pass ends when the sampled tokens are back at the first stage.
         """
-        stages = self.step(work).time
-        hops = self.hops(self.ranked(work)).sum()
-        return float(stages.max()), float(stages.sum() + hops) + self.back
+        slowest, leave = self.leave_times(work)
+        return slowest, leave + self.back
 
     def seconds(self, work: Work) -> Seconds:
         """Return the seconds that all stages work on a step, with expected loads of experts."""
-        if not self.sampled:  # `step` would take draws
-            return float(self.step(work).time.sum())
-        parts = self.parts(work)
-        seconds = float(self.body_with(*self.size(work), ()).sum()) + parts.sampling
-        for layers, now in zip(self.layers, parts.attention, strict=True):
-            seconds += float(layers.sum()) * now
-        return seconds
+        if self.sampled:  # `step` would take draws
+            return float(self._step(work, self.body_with(*self.size(work), ())).time.sum())
+        return float(self.step(work).time.sum())
 
     def line(self, work: Work) -> tuple[Seconds, Seconds, int]:
         """Return time, growth and holds of `step` for a layout of one stage, in plain floats.
@@ -138,19 +152,19 @@ class Costs(StepRows):
         key = decodes, work.width, prompt_tokens, work.rank_prompt, work.logits, work.chunks
         fixed = self._fixed.get(key)
         if fixed is None or self.sampled:
-            drafting = decodes if self.drafter else 0
-            sampling = self.sampling(work.logits, decodes + work.chunks, drafting)
-            fixed = self._fixed[key] = self.body(work.tokens, self.ranked(work)).item() + sampling
+            fixed = self.body(*self.size(work)).item() + self.sampling(work)
+            self._fixed[key] = fixed
         time, growth, holds = fixed, 0.0, 1 if self.sampled else FOREVER
         if decodes:
-            for layers, line in self._lines.get(decodes) or self._decode_lines(decodes):
+            lines = self._lines.get(decodes) or self.decode_lines(decodes)
+            for layers, line in zip(self._first_layers, lines, strict=True):
                 now, more, steps = line.at(work)
                 time += layers * now
                 growth += layers * more
                 if steps < holds:
                     holds = steps
         if prompt_tokens:
-            for layers, core in self._prompts(work):
+            for layers, core in zip(self._first_layers, self.prompt_cores(work), strict=True):
                 time += layers * core.prompt_seconds(work)
             growth, holds = 0.0, 1
         if self.launch and time < (launch := self.launching(work).item()):
@@ -159,9 +173,7 @@ class Costs(StepRows):
 
     def parts(self, work: Work) -> Parts:
         """Return what is added to the body of a step."""
-        drafting = work.decodes if self.drafter else 0
-        sampling = self.sampling(work.logits, work.decodes + work.chunks, drafting)
-        return Parts(sampling, *self._attention(work))
+        return Parts(self.sampling(work), *self._attention(work))
 
     def drawn_steps(self, work: Work, steps: int) -> Array:
         """Return float[step]: the seconds of coming steps whose experts are drawn.
@@ -187,23 +199,9 @@ class Costs(StepRows):
         """
         table = by_term(self.rows(work), self.stages)
         if self.launch:
-            wait = self.launching(work) - table[:, TIME].sum(axis=1)
-            table[:, :, OVERHEAD] += np.maximum(0.0, wait)[:, None]
+            table[:, :, OVERHEAD] += self.launch_wait(work, table[:, TIME].sum(axis=1))[:, None]
         table[:, TIME, HOPS] += self.hops(self.ranked(work))
         return table
-
-    def computing(self, work: Work) -> dict[Block, Seconds]:
-        """Return the seconds that each block takes every chip of its stage, without messages.
-
-        The head has all passes of a drafter, with their messages.
-        """
-        parts: dict[Block | Mixer | None, Seconds] = defaultdict(float)
-        for row in self.rows(work):
-            if row.part is self.head:
-                parts[row.part] += row.seconds * float(row.repeats[-1])
-            elif row.shares is not IS_COLLECTIVE:
-                parts[row.part] += row.seconds
-        return {b: parts[b] + sum(parts[mixer] for mixer in b.mixers) for b in self.blocks}
 
     def body(self, tokens: int, ranked: int) -> Array:
         """Return float[stage]: the seconds that depend on the number of tokens alone.
@@ -226,16 +224,13 @@ class Costs(StepRows):
             body = body + self._experts.at(tokens, 1 if load else self._near(tokens), load)
         return body
 
-    def sampling(self, logits: int, sequences: int, drafting: int) -> Seconds:
-        """Return the seconds that the head, the sequences and drafts add to the last stage.
-
-        drafting: sequences for which drafts are made.
-        """
-        seconds = self.sequence_overhead(sequences)
-        if logits:
-            seconds += self._heads.at(logits, self.together).item(-1)
-        if self.drafter and drafting:
-            seconds += self._drafts.at(drafting, self._near(drafting)).item(-1)
+    def sampling(self, work: Work) -> Seconds:
+        """Return the seconds that the head, the sequences and drafts add to the last stage."""
+        seconds = self.sequence_overhead(work.decodes + work.chunks)
+        if work.logits:
+            seconds += self._heads.at(work.logits, self.together).item(-1)
+        if self.drafter and work.decodes:
+            seconds += self._drafts.at(work.decodes, self._near(work.decodes)).item(-1)
         return seconds
 
     def _near(self, tokens: int) -> int:
@@ -260,44 +255,42 @@ class Costs(StepRows):
             return np.zeros(self.stages)
         return self.launched * (self.launch.prefill if work.prompt_tokens else self.launch.decode)
 
-    def chunk_lines(self, tokens: int) -> Array:
-        """Return float[kind, 7]: a chunk's `LinearTime` to compute, and to read, and the window.
+    def launch_wait(self, work: Work, busy: Array) -> Array:
+        """Return float[stage]: the seconds for which chips wait for launches of layers.
 
-        The chunk is on one rank.
+        busy: float[stage], seconds of the rows of the step.
         """
-        cores = [(kind, kind.of_chunks(tokens, tokens)) for kind in self.kinds]
-        rows = [[*core.compute, *core.memory, kind.shape.window or FOREVER] for kind, core in cores]
-        return np.array(rows).reshape(-1, 7)
+        return np.maximum(0.0, self.launching(work) - busy)
 
     def _attention(self, work: Work) -> tuple[list[Seconds], list[Seconds], int]:
         """Return one layer's time and growth by kind of attention, and for how many steps."""
         times, growth, holds = [], [], FOREVER
         if work.decodes:
-            for _, line in self._decode_lines(work.decodes):
+            for line in self.decode_lines(work.decodes):
                 now, more, steps = line.at(work)
                 times.append(now)
                 growth.append(more)
                 if steps < holds:
                     holds = steps
         if work.prompt_tokens:
-            prompts = [core.prompt_seconds(work) for _, core in self._prompts(work)]
+            prompts = [core.prompt_seconds(work) for core in self.prompt_cores(work)]
             times = [a + b for a, b in zip(times, prompts, strict=True)] if times else prompts
             return times, self._no_growth, 1
         return times, growth, holds
 
-    def _prompts(self, work: Work) -> list[tuple[float, AttentionCore]]:
+    def prompt_cores(self, work: Work) -> list[AttentionCore]:
+        """Return, by kind of attention, that of a layer for the prompt chunks of a step."""
         key = work.ranked_prompt, work.prompt_tokens
-        if key not in self._prompt_cores:
-            cores = [kind.of_chunks(*key) for kind in self.kinds]
-            self._prompt_cores[key] = list(zip(self._first_layers, cores, strict=True))
-        return self._prompt_cores[key]
+        if key not in self._chunks:
+            self._chunks[key] = [kind.of_chunks(*key) for kind in self.kinds]
+        return self._chunks[key]
 
-    def _decode_lines(self, decodes: int) -> list[tuple[float, DecodeLine]]:
+    def decode_lines(self, decodes: int) -> list[DecodeLine]:
+        """Return, by kind of attention, that of a layer for so many sequences."""
         if decodes not in self._lines:
             first = decodes - (decodes - 1) % self.together
             numbers = range(first, first + self.together)
             lines = [kind.lines(numbers) for kind in self.kinds]
             for place, number in enumerate(numbers):
-                of_number = [of_kind[place] for of_kind in lines]
-                self._lines[number] = list(zip(self._first_layers, of_number, strict=True))
+                self._lines[number] = [of_kind[place] for of_kind in lines]
         return self._lines[decodes]

@@ -71,16 +71,13 @@ class Row(NamedTuple):
     causes: Callable[[], tuple[Cause, ...]]
 
 
-def all_of(term: int) -> Callable[[], Shares]:
-    """Return the shares of a row that belongs to one term.
-
-    It can be pickled: other processes get rows.
-    """
-    return partial(_one_share, term)
-
-
-def _one_share(term: int) -> Shares:
+def _whole(term: int) -> Shares:
     return ((term, 1.0),)
+
+
+# The shares of rows that belong to one term. They can be pickled: other processes get rows.
+IS_ACTIVATIONS, IS_OVERHEAD = partial(_whole, ACTIVATIONS), partial(_whole, OVERHEAD)
+IS_COLLECTIVE, IS_HOP = partial(_whole, COLLECTIVES), partial(_whole, HOPS)
 
 
 def by_term(rows: Iterable[Row], stages: int) -> Array:

@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.program import CollectiveOp, ComputeOp
-from sim.cost.rows import IS_COLLECTIVE
-from sim.cost.terms import Row
+from sim.cost.terms import IS_COLLECTIVE, Row
 from sim.cost.work import Work
 from sim.model.blocks import Block
 from sim.units import Seconds

@@ -60,20 +60,20 @@ class Work:
         decoding = decodes / self.decodes if self.decodes else 0.0
         reading = prompt / self.prompt_tokens if self.prompt_tokens else 0.0
         return Work(
-            decodes,
-            decoding * self.context,
-            prompt,
-            self.chunks,
-            reading * self.attended,
-            reading * self.cached,
-            -(-self.logits // parts),
-            decoding * self.windowed_context,
-            reading * self.windowed_attended,
-            reading * self.windowed_cached,
-            decoding * self.growing,
-            self.width,
-            None if self.added is None else decoding * self.added,
-            -(-self.ranked_prompt // parts),
+            decodes=decodes,
+            context=decoding * self.context,
+            prompt_tokens=prompt,
+            chunks=self.chunks,
+            attended=reading * self.attended,
+            cached=reading * self.cached,
+            logits=-(-self.logits // parts),
+            windowed_context=decoding * self.windowed_context,
+            windowed_attended=reading * self.windowed_attended,
+            windowed_cached=reading * self.windowed_cached,
+            growing=decoding * self.growing,
+            width=self.width,
+            added=None if self.added is None else decoding * self.added,
+            rank_prompt=-(-self.ranked_prompt // parts),
         )
 
 

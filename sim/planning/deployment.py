@@ -311,11 +311,7 @@ def _scheduler_limits(
     Raises: ValueError if there are too many micro-batches, or more sequences than they carry.
     """
     engine, plan, tokens = layout.engine, layout.plan, layout.token_budget
-    budget = tokens // layout.width  # sequences of a micro-batch
-    if not budget:
-        drafts = layout.width - 1
-        reason = f"got {drafts}; expected less than the token budget of {tokens}; try {tokens - 1}"
-        raise error_at_path(("speculate", "tokens"), drafts, reason)
+    budget = _sequences_of_batch(layout)
     beat = fill = None
     ranks = limited_ranks(engine, plan)
     default = default_limits(engine, layout.chip)[0] or 0
@@ -345,27 +341,33 @@ def _scheduler_limits(
             f"try {carried}"
         )
         raise error_at_path(("max_sequences",), overrides.max_sequences, reason)
-    shares = [
-        stage.windowed_per_token / stage.first_token for stage in layout.stages if stage.first_token
-    ]
-    model = layout.model
+    shares = [s.windowed_per_token / s.first_token for s in layout.stages if s.first_token]
     if fitted.state_sequences is not None:
         most = min(most, max(1, fitted.state_sequences))
     limits = SchedulerLimits(
-        slots,
-        tokens,
-        most,
-        overrides.kv_tokens or fitted.kv_tokens,
-        model.max_position_embeddings,
-        model.window,
-        min(shares),
-        fill,
-        engine.kv_block,
-        layout.width,
-        fitted.state_tokens,
-        plan.attention_data,
+        micro_batches=slots,
+        token_budget=tokens,
+        sequences=most,
+        kv_tokens=overrides.kv_tokens or fitted.kv_tokens,
+        context=layout.model.max_position_embeddings,
+        window=layout.model.window,
+        windowed_share=min(shares),
+        fill=fill,
+        kv_block=engine.kv_block,
+        width=layout.width,
+        state_tokens=fitted.state_tokens,
+        ranks=plan.attention_data,
     )
     return limits, beat
+
+
+def _sequences_of_batch(layout: Layout) -> int:
+    """Return the most sequences of a micro-batch. Raises: ValueError if it holds none."""
+    tokens, drafts = layout.token_budget, layout.width - 1
+    if tokens <= drafts:
+        reason = f"got {drafts}; expected less than the token budget of {tokens}; try {tokens - 1}"
+        raise error_at_path(("speculate", "tokens"), drafts, reason)
+    return tokens // layout.width
 
 
 def limited_ranks(engine: Engine, plan: ResolvedPlan) -> int:

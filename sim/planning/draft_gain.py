@@ -43,7 +43,7 @@ def draft_gain(deployment: Deployment, context: float) -> DraftGain | None:
         return None
     width, costs = layout.width, deployment.costs
     without = _seconds(costs.without_drafts(), context, 1)
-    verify = _seconds(costs.without_drafts((width,)), context, width)
+    verify = _seconds(costs.without_drafts(width), context, width)
     whole = _seconds(costs, context, width)
     return DraftGain(
         tokens=layout.mean_tokens,

@@ -11,6 +11,7 @@ from functools import cached_property
 from itertools import accumulate
 
 from sim.cost.layout import Layout
+from sim.cost.program import computing_seconds
 from sim.cost.step import Costs
 from sim.cost.work import Work, decodes_at
 from sim.model.blocks import Block
@@ -26,7 +27,7 @@ def block_times(costs: Costs, work: Work) -> dict[Block, Seconds]:
     Left out: the gather with which every stage but the first begins.
     """
     times, ranked = {}, costs.ranked(work)
-    for block, time in costs.computing(work).items():
+    for block, time in computing_seconds(costs, work).items():
         exchanges = costs.collectives.of_block(block, ranked, 0)
         times[block] = time + costs.collectives.exposed(exchanges, ranked, time, 0.0)[0]
     return times

@@ -55,25 +55,13 @@ def program_table(
             table.add_row(where, *_instruction(instruction, topology))
             where = ""
         if stages[0] < plan.pipeline - 1:
-            time = deployment.costs.hops(1)[stages[0] + 1]
-            table.add_row(
-                "",
-                "send a slice to the next stage",
-                format_number(1e6 * time),
-                format_number(steps.slice_bytes),
-                "1",
-                "own place",
-            )
+            time = format_number(1e6 * deployment.costs.hops(1)[stages[0] + 1])
+            sent, what = format_number(steps.slice_bytes), "send a slice to the next stage"
+            table.add_row("", what, time, sent, "1", "own place")
         elif plan.pipeline > 1:
-            back = format_number(1e6 * deployment.costs.back)
-            table.add_row(
-                "",
-                "send the sampled token back",
-                back,
-                format_number(steps.token_bytes),
-                "1",
-                "from the first chip",
-            )
+            time = format_number(1e6 * deployment.costs.back)
+            sent, what = format_number(steps.token_bytes), "send the sampled token back"
+            table.add_row("", what, time, sent, "1", "from the first chip")
     parts: list[RenderableType] = [table]
     if chip is not None:
         parts += [

@@ -17,7 +17,7 @@ from pydantic import (
 
 from sim import __version__
 from sim.catalogue.entries import scenario_sources
-from sim.cost.plan import MOST_REPLICAS, PlanError, PlanSearch
+from sim.cost.plan import MOST_REPLICAS, PlanError
 from sim.inputs.document import Document, is_assigned_place
 from sim.inputs.errors import UserError, errors_below
 from sim.inputs.key_paths import JsonObject
@@ -33,6 +33,7 @@ from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.checks import check_members, check_scenario
 from sim.scenario.keys import ScenarioKeys
 from sim.scenario.placement import too_many_replicas
+from sim.scenario.plan_search import PlanSearch
 from sim.scenario.pools import (
     POOLS,
     AnySystem,

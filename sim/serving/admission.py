@@ -5,12 +5,9 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-import simpy
-
-from sim.results.rows import Rows
 from sim.serving.kv_cache import KVCache
 from sim.serving.policy_checks import checked_order
-from sim.serving.replica_config import ReplicaConfig
+from sim.serving.replica_config import ReplicaContext
 from sim.serving.request import Request
 from sim.units import Seconds
 
@@ -26,15 +23,8 @@ class Admission:
     lost: by id, what happens to requests whose rank has failed, when their step is over.
     """
 
-    def __init__(
-        self,
-        env: simpy.Environment,
-        number: int,
-        config: ReplicaConfig,
-        rows: Rows,
-        on_end: Callable[[Request, Seconds], None],
-    ) -> None:
-        self.env, self.number, self.rows, self.on_end = env, number, rows, on_end
+    def __init__(self, context: ReplicaContext) -> None:
+        self.env, self.number, config, self.rows, self.on_end = context
         self.limits, self.policies, self.overhead = config.limits, config.policies, config.overhead
         self.kv_cache = KVCache(config.limits, config.policies.prefix_caching)
         self.order, self.draws = checked_order(config.policies.order), config.draws

@@ -44,6 +44,11 @@ class CallAfter(simpy.Event):
         env.schedule(self, self.priority, delay)
 
 
+def call_at(env: simpy.Environment, time: Seconds, callback: Callback) -> None:
+    """Call a function at a time, or now if that has passed, as `CallAfter` does."""
+    CallAfter(env, max(0.0, time - env.now), callback)
+
+
 class CallUrgently(CallAfter):
     """A call before all other events of its instant that are not urgent.
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from sim.cost.energy import Tally, summed
 from sim.results.rows import Rows, Span, Traffic
-from sim.serving.event_order import CallAfter, CallUrgently
+from sim.serving.event_order import CallUrgently, call_at
 from sim.serving.executors.choice import executor_for
 from sim.serving.policy import Router, ring
 from sim.serving.policy_checks import checked_router
 from sim.serving.replica import Replica
-from sim.serving.replica_config import Outage, ReplicaConfig
+from sim.serving.replica_config import Outage, ReplicaConfig, ReplicaContext
 from sim.serving.request import Request
 from sim.serving.ring import RingReplica
 from sim.units import Seconds
@@ -116,13 +116,14 @@ class ServingFleet:
     def build(self, number: int) -> Replica:
         """Return an empty replica with its executor."""
         config = self.configs[number]
+        context = ReplicaContext(self.env, number, config, self.rows, self.source.on_end)
         if config.policies.batching is ring:
-            return RingReplica(self.env, number, config, self.rows, self.source.on_end)
+            return RingReplica(context)
         # Where no answer decides when a request is sent, nothing that returns at one replica
         # changes another.
         independent = self.rows.requests.is_open_loop
         executor = executor_for(self.env, config, self.rows.gaps, self.leap, independent)
-        return Replica(self.env, number, config, executor, self.rows, self.source.on_end)
+        return Replica(context, executor)
 
     # Requests are routed.
 
@@ -153,8 +154,8 @@ class ServingFleet:
         """Keep a request until a replica is up, or its deadline passes."""
         self.held.append(request)
         if (patience := self.patience) is not None:
-            wait = max(0.0, request.arrival + patience - self.env.now)
-            CallAfter(self.env, wait, lambda _: self.give_up(request, patience))
+            until = request.arrival + patience
+            call_at(self.env, until, lambda _: self.give_up(request, patience))
 
     def give_up(self, request: Request, deadline: Seconds) -> None:
         """Cancel a request whose deadline passes while no replica is up."""

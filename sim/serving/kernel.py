@@ -13,6 +13,7 @@ The last chunk is left to the caller, because a token follows it.
 """
 
 import math
+from typing import Any, NamedTuple
 
 from sim.results.histogram import BINS_PER_DECADE
 from sim.serving.numba_cache import compiled, inlined
@@ -67,6 +68,24 @@ LOWEST_BIN = -12 * BINS_PER_DECADE
 BINS = 24 * BINS_PER_DECADE
 
 
+class Arrays(NamedTuple):
+    """The arrays of a pipeline. The comments above describe each.
+
+    lines: float[tokens, kind, 7], by tokens of a chunk, see `chunk_seconds`.
+    """
+
+    stages: Any
+    rows: Any
+    made: Any
+    lines: Any
+    read: Any
+    batches: Any
+    counts: Any
+    integers: Any
+    floats: Any
+    tracks: Any
+
+
 @inlined
 def chunk_seconds(line, read, old, chunk):
     """Return the attention time of one layer for a chunk of a prompt, and add up what it reads.
@@ -99,21 +118,23 @@ def body_row(row, made):
 
 
 @inlined
-def unloaded_times(slot, row, chunk, stages, rows, lines, read, batches, counts, integers):
+def unloaded_times(slot, row, chunk, arrays):
     """Write when a step that waits nowhere starts and ends at each stage, without its sampling.
 
     row: of its body.
     """
+    stages, rows, read, batches = arrays.stages, arrays.rows, arrays.read, arrays.batches
     n, kinds = stages.shape[1], len(read)
     start, end = stages[START], stages[END]
     for s in range(n):
         start[s] = rows[row, TO_START, s]
         end[s] = rows[row, TO_END, s]
-    done = counts[slot, DONE]
+    done = arrays.counts[slot, DONE]
     for kind in range(kinds):
         seconds = batches[slot, SECONDS + kind] + done * batches[slot, SECONDS + kinds + kind]
         if chunk:
-            seconds += chunk_seconds(lines[chunk, kind], read[kind], integers[PROMPT_DONE], chunk)
+            line, old = arrays.lines[chunk, kind], arrays.integers[PROMPT_DONE]
+            seconds += chunk_seconds(line, read[kind], old, chunk)
         read[kind, WORKED] += seconds
         before, through = stages[LAYERS + 2 * kind], stages[LAYERS + 2 * kind + 1]
         for s in range(n):
@@ -157,31 +178,18 @@ def count_gap(slot, gap, decodes, integers, floats, tracks):
 
 
 @inlined
-def enter(
-    slot,
-    now,
-    clock_error,
-    chunk,
-    stages,
-    rows,
-    made,
-    lines,
-    read,
-    batches,
-    counts,
-    integers,
-    floats,
-    tracks,
-):
+def enter(slot, now, clock_error, chunk, arrays):
     """Take a step of one micro-batch from the queue of the first stage to its return.
 
     chunk: tokens of the waiting prompt that are computed with it.
     """
+    stages, made, batches, counts = arrays.stages, arrays.made, arrays.batches, arrays.counts
+    integers, floats, tracks = arrays.integers, arrays.floats, arrays.tracks
     passed = now - floats[CLOCK] + clock_error
     floats[CLOCK] = now
     decodes, row = counts[slot, DECODES], FULL if chunk else counts[slot, ROW]
     body = body_row(row, made)
-    unloaded_times(slot, body, chunk, stages, rows, lines, read, batches, counts, integers)
+    unloaded_times(slot, body, chunk, arrays)
     made[row, MADE] += 1
     if body != row:
         made[body, MADE] += 1
@@ -241,22 +249,8 @@ def join(
         batches[slot, SECONDS + kinds + kind] = growth[kind]
     counts[slot, DONE] = 0
     counts[slot, DUE], counts[slot, DECODES], counts[slot, NO_OUTPUT], counts[slot, ROW] = numbers
-    enter(
-        slot,
-        now,
-        clock_error,
-        0,
-        stages,
-        rows,
-        made,
-        lines,
-        read,
-        batches,
-        counts,
-        integers,
-        floats,
-        tracks,
-    )
+    arrays = Arrays(stages, rows, made, lines, read, batches, counts, integers, floats, tracks)
+    enter(slot, now, clock_error, 0, arrays)
 
 
 @compiled
@@ -272,26 +266,12 @@ def assign_prefill_chunks(
     now, slots, stages, rows, made, lines, read, batches, counts, integers, floats, tracks
 ):
     """Add idle micro-batches one after the other, each with a full chunk of the waiting prompt."""
+    arrays = Arrays(stages, rows, made, lines, read, batches, counts, integers, floats, tracks)
     for slot in slots:
         empty(slot, batches, counts)
         counts[slot, DECODES] = 0
         counts[slot, NO_OUTPUT] = 1
-        enter(
-            slot,
-            now,
-            0.0,
-            integers[BUDGET],
-            stages,
-            rows,
-            made,
-            lines,
-            read,
-            batches,
-            counts,
-            integers,
-            floats,
-            tracks,
-        )
+        enter(slot, now, 0.0, integers[BUDGET], arrays)
 
 
 @compiled
@@ -339,6 +319,7 @@ def advance(now, until, stages, rows, made, lines, read, batches, counts, intege
     prompt. A micro-batch without output and without steps is listed in `SILENT_SLOTS`. Return the
     head of the ring, which needs a decision or returns later.
     """
+    arrays = Arrays(stages, rows, made, lines, read, batches, counts, integers, floats, tracks)
     while integers[LENGTH]:
         slot = counts[integers[HEAD], ORDER]
         back, last = batches[slot, BACK], counts[slot, DONE] == counts[slot, DUE]
@@ -358,20 +339,5 @@ def advance(now, until, stages, rows, made, lines, read, batches, counts, intege
             empty(slot, batches, counts)
         else:
             integers[ROOM] -= counts[slot, KV_GROWTH]
-        enter(
-            slot,
-            back,
-            batches[slot, CLOCK_ERROR],
-            chunk,
-            stages,
-            rows,
-            made,
-            lines,
-            read,
-            batches,
-            counts,
-            integers,
-            floats,
-            tracks,
-        )
+        enter(slot, back, batches[slot, CLOCK_ERROR], chunk, arrays)
     return head(batches, counts, integers)

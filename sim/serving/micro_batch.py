@@ -120,18 +120,8 @@ class MicroBatch(BatchStep):
         finished: list[Request] = []
         while self.finish_steps and self.finish_steps[0][0] <= self.step:
             finish = heapq.heappop(self.finish_steps)
-            request = finish[2]
-            self.running -= 1
-            self.context -= request.tokens
-            self.added -= request.rate
-            self.joined_steps -= finish[0] - request.steps
-            if self.width > 1:
-                self.taking -= kv_per_step(request.rate)
-            if self.window:
-                self._leave_window(self.window, finish[0] - request.steps, request)
-            finished.append(request)
-        if not self.running:
-            self._clear()
+            self._leave(finish, finish[2].tokens)
+            finished.append(finish[2])
         return finished
 
     def remove(self, finish: tuple[int, int, Request]) -> int:
@@ -143,22 +133,25 @@ class MicroBatch(BatchStep):
         self.finish_steps.remove(finish)
         heapq.heapify(self.finish_steps)
         made = self.steps_made(last, request)
-        self.running -= 1
-        self.context -= request.prompt + 1 + request.rate * made
-        self.added -= request.rate
-        self.joined_steps -= last - request.steps
-        if self.width > 1:
-            self.taking -= kv_per_step(request.rate)
-        if self.window:
-            self._leave_window(self.window, last - request.steps, request)
-        if not self.running:
-            self._clear()
+        self._leave(finish, request.prompt + 1 + request.rate * made)
         request.answered = self._unskip(request, made) if self.skipped_since else self.last
         return made
 
-    def _clear(self) -> None:
-        """Set the sums of no sequence to 0. Sums of fractions would keep rounding errors."""
-        self.context = self.added = self.windowed = self.growing = 0
+    def _leave(self, finish: tuple[int, int, Request], positions: float) -> None:
+        """Take a sequence out of the sums. positions: its part of `context`."""
+        request = finish[2]
+        joined = finish[0] - request.steps
+        self.running -= 1
+        self.context -= positions
+        self.added -= request.rate
+        self.joined_steps -= joined
+        if self.width > 1:
+            self.taking -= kv_per_step(request.rate)
+        if self.window:
+            self._leave_window(self.window, joined, request)
+        if not self.running:
+            # Sums of fractions would keep rounding errors.
+            self.context = self.added = self.windowed = self.growing = 0
 
     def steps_made(self, finish_step: int, request: Request) -> int:
         """Return the steps in which a sequence has decoded."""

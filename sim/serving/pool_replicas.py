@@ -10,13 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-import simpy
-
-from sim.results.rows import Rows
 from sim.serving.admission import Admission
 from sim.serving.event_order import CallAfter
 from sim.serving.replica import Replica
-from sim.serving.replica_config import ReplicaConfig
+from sim.serving.replica_config import ReplicaContext
 from sim.serving.request import Request
 from sim.serving.ring import ROUNDING, Entered, RingReplica
 from sim.units import Seconds
@@ -33,15 +30,8 @@ class PrefillAdmission(Admission):
     on_admitted: Callable[[Request], None]
     on_prefilled: Callable[["PrefillAdmission", Request, Seconds], None]
 
-    def __init__(
-        self,
-        env: simpy.Environment,
-        number: int,
-        config: ReplicaConfig,
-        rows: Rows,
-        on_end: Callable[[Request, Seconds], None],
-    ) -> None:
-        super().__init__(env, number, config, rows, on_end)
+    def __init__(self, context: ReplicaContext) -> None:
+        super().__init__(context)
         self.withdrawn: set[int] = set()
 
     def record_replica(self, request: Request) -> None:
@@ -100,15 +90,8 @@ class DecodeAdmission(Admission):
 
     on_admitted: Callable[[Request], None]
 
-    def __init__(
-        self,
-        env: simpy.Environment,
-        number: int,
-        config: ReplicaConfig,
-        rows: Rows,
-        on_end: Callable[[Request, Seconds], None],
-    ) -> None:
-        super().__init__(env, number, config, rows, on_end)
+    def __init__(self, context: ReplicaContext) -> None:
+        super().__init__(context)
         self.coming: dict[int, Request] = {}
         self.ready: deque[Request] = deque()
 

@@ -22,7 +22,7 @@ import simpy
 
 from sim.cost.kv_transfer import prompt_kv_bytes
 from sim.results.rows import Rows, Transfers
-from sim.serving.event_order import CallAfter
+from sim.serving.event_order import CallAfter, call_at
 from sim.serving.executors.choice import executor_for
 from sim.serving.fleet import RequestSource, ServingFleet
 from sim.serving.policy import Router, ring
@@ -35,7 +35,7 @@ from sim.serving.pool_replicas import (
     RingPrefillReplica,
 )
 from sim.serving.replica import Replica
-from sim.serving.replica_config import Outage, ReplicaConfig
+from sim.serving.replica_config import Outage, ReplicaConfig, ReplicaContext
 from sim.serving.request import Request
 from sim.serving.transfer import KVLinks, PoolConfig, share_left
 from sim.units import Seconds
@@ -100,21 +100,17 @@ class PooledFleet(ServingFleet):
 
     def build(self, number: int) -> Replica:
         """Return an empty replica of its pool."""
-        config, env, rows = self.configs[number], self.env, self.rows
-        prefills, by_beats = number < self.pools.prefill, config.policies.batching is ring
-        if prefills and by_beats:
-            return self.connected(
-                RingPrefillReplica(env, number, config, rows, self.on_prompt_ended)
-            )
-        if by_beats:
-            return self.receiving(
-                RingDecodeReplica(env, number, config, rows, self.on_request_ended)
-            )
-        executor = executor_for(env, config, rows.gaps, self.leap)
-        parts = env, number, config, executor, rows
+        config, prefills = self.configs[number], number < self.pools.prefill
+        on_end = self.on_prompt_ended if prefills else self.on_request_ended
+        context = ReplicaContext(self.env, number, config, self.rows, on_end)
+        if config.policies.batching is ring:
+            if prefills:
+                return self.connected(RingPrefillReplica(context))
+            return self.receiving(RingDecodeReplica(context))
+        executor = executor_for(self.env, config, self.rows.gaps, self.leap)
         if prefills:
-            return self.connected(PrefillReplica(*parts, self.on_prompt_ended))
-        return self.receiving(DecodeReplica(*parts, self.on_request_ended))
+            return self.connected(PrefillReplica(context, executor))
+        return self.receiving(DecodeReplica(context, executor))
 
     def receiving(self, replica: DecodeReplica) -> DecodeReplica:
         """Return a decode replica that reports when it has room for a prompt."""
@@ -259,8 +255,8 @@ class PooledFleet(ServingFleet):
         self.stranded.append(journey)
         request, deadline = journey.request, self.configs[-1].policies.deadline
         if deadline is not None:
-            wait = max(0.0, request.arrival + deadline - self.env.now)
-            CallAfter(self.env, wait, lambda _: self.give_up_stranded(journey, deadline))
+            until = request.arrival + deadline
+            call_at(self.env, until, lambda _: self.give_up_stranded(journey, deadline))
 
     def give_up_stranded(self, journey: Journey, deadline: Seconds) -> None:
         """Cancel a request whose deadline passes while no decode replica is up."""

@@ -5,7 +5,6 @@ steps from one to the other, in the order that `event_order` explains.
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -13,13 +12,12 @@ import simpy
 from numpy.typing import NDArray
 
 from sim.cost.energy import Tally
-from sim.results.rows import Rows
 from sim.serving.admission import Admission
-from sim.serving.event_order import CallAfter, CallUrgently, is_instant_over
+from sim.serving.event_order import CallAfter, CallUrgently, call_at, is_instant_over
 from sim.serving.executors.executor import Executor
 from sim.serving.kv_cache import KVCache
 from sim.serving.micro_batch import MicroBatch
-from sim.serving.replica_config import ReplicaConfig
+from sim.serving.replica_config import ReplicaContext
 from sim.serving.request import Request
 from sim.serving.scheduler import Scheduler
 from sim.units import Seconds
@@ -36,20 +34,13 @@ class Replica:
 
     admission_class: type[Admission] = Admission
 
-    def __init__(
-        self,
-        env: simpy.Environment,
-        number: int,
-        config: ReplicaConfig,
-        executor: Executor,
-        rows: Rows,
-        on_end: Callable[[Request, Seconds], None],
-    ) -> None:
-        self.env, self.executor, self.rows = env, executor, rows
+    def __init__(self, context: ReplicaContext, executor: Executor) -> None:
+        config, rows = context.config, context.rows
+        self.env, self.executor, self.rows = context.env, executor, rows
         self.system, self.overhead = config.system, config.overhead
         self.limits, self.policies = config.limits, config.policies
         self.reserve, self.alone = config.policies.reserve, config.limits.micro_batches == 1
-        self.admission = self.admission_class(env, number, config, rows, on_end)
+        self.admission = self.admission_class(context)
         self.prefilling = self.admission.prefilling
         batches = [
             MicroBatch(self.back, window=self.limits.window, width=self.limits.width)
@@ -93,8 +84,7 @@ class Replica:
             return
         admission.accept(request)
         if deadline is not None:
-            wait = max(0.0, request.arrival + deadline - self.env.now)
-            CallAfter(self.env, wait, lambda _: self.cancel(request))
+            call_at(self.env, request.arrival + deadline, lambda _: self.cancel(request))
         self.on_submit()
 
     def on_submit(self) -> None:

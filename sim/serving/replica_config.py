@@ -1,16 +1,20 @@
 """The configuration of one replica: costs, limits, policies, and its failures."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
+import simpy
 from pydantic import Field
 
 from sim.chipsim.machine import MachineFactory
 from sim.cost.step import Costs
 from sim.inputs.values import Value
 from sim.reliability.link_errors import LinkErrorSampler
+from sim.results.rows import Rows
 from sim.serving.limits import SchedulerLimits
 from sim.serving.policy import DEFAULT, Policies
+from sim.serving.request import Request
 from sim.serving.step_draws import StepDraws
 from sim.units import Seconds
 
@@ -82,3 +86,16 @@ class ReplicaConfig:
     request_tokens: float | None = None
     draws: StepDraws | None = None
     pool_outages: PoolOutages | None = None
+
+
+class ReplicaContext(NamedTuple):
+    """The place of a replica in a run: clock, number in the fleet, configuration, and results.
+
+    on_end: called with a request that ends, and the time [s].
+    """
+
+    env: simpy.Environment
+    number: int
+    config: ReplicaConfig
+    rows: Rows
+    on_end: Callable[[Request, Seconds], None]

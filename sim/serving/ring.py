@@ -16,7 +16,6 @@ import heapq
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -29,13 +28,12 @@ from sim.cost.energy import Tally
 from sim.cost.step import Costs
 from sim.cost.work import Work, decodes_at
 from sim.results.histogram import Gaps
-from sim.results.rows import Rows
 from sim.serving.event_order import CallAfter
 from sim.serving.executors.executor import Executor
 from sim.serving.limits import SchedulerLimits
 from sim.serving.prompt_chunks import attended_positions
 from sim.serving.replica import Replica
-from sim.serving.replica_config import ReplicaConfig
+from sim.serving.replica_config import ReplicaContext
 from sim.serving.request import Request
 from sim.units import Seconds
 
@@ -70,12 +68,7 @@ def beat_schedule(costs: Costs, context: float) -> BeatSchedule:
     decode = decodes_at(1, context, window)
     seen = min(context, window or context)
     last = _prompt_token(context, (seen, seen), logits=1)
-    beat = unloaded = 0.0
-    hops = float(costs.hops(1).sum())
-    for work in (decode, last):
-        stages = costs.step(work).time
-        beat = max(beat, float(stages.max()))
-        unloaded = max(unloaded, float(stages.sum()) + hops)
+    beat, unloaded = map(max, zip(*map(costs.leave_times, (decode, last)), strict=True))
     return BeatSchedule(beat, unloaded, math.ceil((unloaded + costs.back) / beat - 1e-9))
 
 
@@ -234,21 +227,14 @@ class RingReplica(Replica):
     Left out: stages that are faster at shorter contexts.
     """
 
-    def __init__(
-        self,
-        env: simpy.Environment,
-        number: int,
-        config: ReplicaConfig,
-        rows: Rows,
-        on_end: Callable[[Request, Seconds], None],
-    ) -> None:
+    def __init__(self, context: ReplicaContext) -> None:
+        config = context.config
         costs, limits = config.costs, config.limits
         assert config.request_tokens is not None, "a ring needs the tokens of a mean request"
         self.schedule = schedule = ring_schedule(costs, limits, config.request_tokens)
         limits = replace(limits, sequences=min(limits.sequences, schedule.lap))
-        self.counter = BeatCounter(costs, rows.gaps, schedule)
-        config = replace(config, limits=limits)
-        super().__init__(env, number, config, self.counter, rows, on_end)
+        self.counter = BeatCounter(costs, context.rows.gaps, schedule)
+        super().__init__(context._replace(config=replace(config, limits=limits)), self.counter)
         self.ring = BeatRing(schedule.lap)
         # The first beat of the prompt and the beat of its last token, by admitted request.
         self.beats: dict[int, tuple[int, int]] = {}

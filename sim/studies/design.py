@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, PlanError, PlanSearch, RivalPlan
+from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, PlanError
 from sim.planning.deployment import Deployment
 from sim.planning.search import smallest_plan, stage_shapes
 from sim.results.capacity_summary import BestDegrees, BestPlanSummary
 from sim.results.system_identity import max_goodput
 from sim.scenario.attention_ffn import AttentionFfn
+from sim.scenario.plan_search import PlanSearch, RivalPlan
 from sim.scenario.pools import key_path, plain_systems, why_plan_is_kept
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario

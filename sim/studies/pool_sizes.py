@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from sim.cost.plan import MOST_REPLICAS, PlanError, PlanSearch
+from sim.cost.plan import MOST_REPLICAS, PlanError
 from sim.scenario.layout import deploy_members
+from sim.scenario.plan_search import PlanSearch
 from sim.scenario.pools import POOLS, PoolCopies, Pools
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario

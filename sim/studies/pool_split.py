@@ -14,11 +14,12 @@ from functools import cached_property
 
 from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.layout import fit
-from sim.cost.plan import DEGREES, Plan, PlanError, PlanSearch
+from sim.cost.plan import DEGREES, Plan, PlanError
 from sim.model.transformer import Model
 from sim.planning.attention_ffn import deploy_attention, ffn_layout
 from sim.planning.deployment import Deployment
 from sim.scenario.attention_ffn import AttentionFfn, pool_parts
+from sim.scenario.plan_search import PlanSearch
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.scenario.split_search import SplitSearch

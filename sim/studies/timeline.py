@@ -222,18 +222,12 @@ def chrome_events(timeline: Timeline) -> list[JsonObject]:
 
     def complete(pid: int, tid: int, name: str, kind: str, start: Seconds, end: Seconds) -> None:
         begun = tick(start)
-        dur = (tick(end) - begun) / 1e6
-        events.append(
-            {
-                "ph": "X",
-                "pid": pid,
-                "tid": tid,
-                "ts": begun / 1e6,
-                "dur": dur,
-                "name": name,
-                "cat": kind,
-            }
-        )
+        times = {"ts": begun / 1e6, "dur": (tick(end) - begun) / 1e6}
+        events.append({"ph": "X", "pid": pid, "tid": tid, **times, "name": name, "cat": kind})
+
+    def count(at: int, name: str, number: int) -> None:
+        args = {"count": number}
+        events.append({"ph": "C", "pid": 0, "ts": at / 1e6, "name": name, "args": args})
 
     for pid, chip, part in chips:
         named.setdefault(pid, f"stage {pid - 1}: {timeline.stages[pid - 1]}")
@@ -245,41 +239,15 @@ def chrome_events(timeline: Timeline) -> list[JsonObject]:
         tracks[pid, number] = link
         for use in uses:
             complete(pid, number, use.label, "message", use.start, use.end)
-    for label, intervals in (
-        (
-            "chips computing",
-            [(part.start, part.end) for part in timeline.chips if part.kind == "compute"],
-        ),
-        (
-            "messages on links",
-            [(use.start, use.end) for link in timeline.links for use in link.uses],
-        ),
-    ):
-        for at, count in _counted((tick(start), tick(end)) for start, end in intervals):
-            events.append(
-                {"ph": "C", "pid": 0, "ts": at / 1e6, "name": label, "args": {"count": count}}
-            )
+    computing = [(part.start, part.end) for part in timeline.chips if part.kind == "compute"]
+    sending = [(use.start, use.end) for link in timeline.links for use in link.uses]
+    for name, intervals in (("chips computing", computing), ("messages on links", sending)):
+        for at, number in _counted((tick(start), tick(end)) for start, end in intervals):
+            count(at, name, number)
     for number, left in enumerate(timeline.tokens):
-        ts = tick(left) / 1e6
-        events.append(
-            {
-                "ph": "i",
-                "pid": 0,
-                "tid": 0,
-                "ts": ts,
-                "s": "g",
-                "name": f"token {number + 1} sampled",
-            }
-        )
-        events.append(
-            {
-                "ph": "C",
-                "pid": 0,
-                "ts": ts,
-                "name": "KV cache, tokens",
-                "args": {"count": timeline.prompt + number},
-            }
-        )
+        at, name = tick(left), f"token {number + 1} sampled"
+        events.append({"ph": "i", "pid": 0, "tid": 0, "ts": at / 1e6, "s": "g", "name": name})
+        count(at, "KV cache, tokens", timeline.prompt + number)
     events.sort(key=_event_time)
     return [*_track_names(named, tracks), *events]
 

@@ -82,5 +82,5 @@ def test_the_way_to_the_first_token_takes_as_long_as_the_simulation(
 
 def test_lines_without_a_time_are_left_out():
     """Layers that read no KV cache in a memory of its own: nothing to divide by."""
-    line = Contribution("kv", "KV cache", "read", "memory", 1, 0.0, "B", 2, 1e9, 1.0, 0.0, 0.0, ())
+    line = Contribution("kv", "KV cache", "read", "memory", 1, 0.0, "B", 0.0, 0.0, 2, 1e9)
     assert merged([line, line]) == []

@@ -460,7 +460,7 @@ def test_a_drafter_reads_its_weights_once_a_step(scenario, make_model):
         afd = afd.model_copy(update={"attention": drafting, "micro_batches": micro_batches})
         changed = scenario.model_copy(update={"systems": {"afd": afd}})
         part = energy_parts(changed, "afd", changed.deploy("afd"), tally)[0][1]
-        alone = part._replace(costs=part.costs.without_drafts(part.costs.widths))
+        alone = part._replace(costs=part.costs.without_drafts(part.costs.layout.width))
         memory = [energy([of], 1.0, 1.0)["memory"] for of in (part, alone)]
         read.append(memory[0] - memory[1])
     assert read[1] == pytest.approx(read[0], rel=1e-9)

@@ -118,7 +118,7 @@ def test_a_drafter_and_a_link_that_take_no_time_leave_the_verification(
     free = replace(fast, chips=1, plan=Plan(), topology=None)
     costs = drafted(NO_LINK, 1, micro_batches, drafter=free).costs
     for work in works():
-        verified = costs.model.without_drafts((4,)).line(work)[0]
+        verified = costs.model.without_drafts(4).line(work)[0]
         assert costs.line(work)[0] == pytest.approx(verified, rel=1e-12)
 
 

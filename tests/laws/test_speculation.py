@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sim.cost.energy import Tally, usage
 from sim.cost.plan import Plan
 from sim.cost.speculation import DraftPlan
+from sim.cost.program import computing_seconds
 from sim.cost.terms import HOPS, TIME
 from sim.cost.work import Work, decodes_at
 from sim.planning.single_request import time_single_request
@@ -103,7 +104,7 @@ def test_a_verify_step_reads_weights_and_cache_once(make_deployment, make_chip, 
     drafts = [row for row in costs.rows(work) if row.part == costs.layout.model.blocks[-1]]
     kv = costs.layout.stages[0].kv_per_token - costs.layout.draft_stage.kv_per_token
     target = costs.step(work).time - sum(row.repeats * row.seconds for row in drafts)
-    head = plain.computing(Work(1, 100.0, logits=1))[plain.layout.model.blocks[-1]]
+    head = computing_seconds(plain, Work(1, 100.0, logits=1))[plain.layout.model.blocks[-1]]
     activations = 3 * sum(m.activations for c in plain.blocks.values() for m in c.dense)
     assert target < plain.step(decodes_at(1, 103.0, None)).time - head + 4 * activations / 1e9
     assert target > plain.step(decodes_at(1, 103.0, None)).time - head

@@ -1,6 +1,6 @@
 """The arrays that the compiled pipeline works on, and the calls of its functions."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ class KernelState:
 
     table: the rows of `rows` and `made`, one for each size of steps.
     kv_parts: the parts of a token in which it counts KV cache.
-    lines: by tokens of a chunk, its attention time (`Costs.chunk_lines`). known: which are set.
+    lines: by tokens of a chunk, its attention time. known: which are set.
     """
 
     def __init__(
@@ -88,21 +88,21 @@ class KernelState:
         )
         tracked = slots if interruptible else 0
         self.tracks = np.zeros((tracked, kernel.STAGE_TIMES + 2 * costs.stages))
-        self.state = (
-            self.lines,
-            self.read,
-            self.batches,
-            self.counts,
-            self.integers,
-            self.floats,
-            self.tracks,
-        )
+        numbers = self.lines, self.read, self.batches, self.counts, self.integers, self.floats
+        self._kept = (*numbers, self.tracks)
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """The arrays of `kernel.Arrays`. The rows grow, and are then other arrays."""
+        return (self.stages, self.table.rows, self.table.made, *self._kept)
 
     def add_chunk(self, tokens: int) -> None:
         """Set the attention time of prompt chunks of this many tokens, unless it is set."""
         if tokens > 0 and not self.known[tokens]:
             self.known[tokens] = True
-            self.lines[tokens] = self.costs.chunk_lines(tokens)
+            for kind, line in zip(self.costs.kinds, self.lines[tokens], strict=True):
+                core = kind.of_chunks(tokens, tokens)  # on one rank
+                line[:] = *core.compute, *core.memory, kind.shape.window or FOREVER
 
     def join(
         self,
@@ -118,9 +118,8 @@ class KernelState:
         """
         row = numbers[-1]
         self.table.good_steps(row)  # draws experts where none are left
-        sampling, seconds, growth = parts.sampling, tuple(parts.attention), tuple(parts.growth)
-        times = sampling, seconds, growth, self.stages, self.table.rows, self.table.made
-        kernel.join(slot, now, clock_error, numbers, *times, *self.state)
+        times = parts.sampling, tuple(parts.attention), tuple(parts.growth)
+        kernel.join(slot, now, clock_error, numbers, *times, *self.arrays)
         self.table.good_steps(row)  # draws again if this step is the last good one
 
     def fails(self, head: Head, chunk: int) -> bool:
@@ -135,9 +134,7 @@ class KernelState:
 
     def assign_chunks(self, now: Seconds, slots: list[int]) -> None:
         """Add micro-batches, each with a full chunk of the waiting prompt."""
-        kernel.assign_prefill_chunks(
-            now, np.array(slots), self.stages, self.table.rows, self.table.made, *self.state
-        )
+        kernel.assign_prefill_chunks(now, np.array(slots), *self.arrays)
 
     def head(self) -> Head:
         """Return the micro-batch that returns first."""
@@ -145,9 +142,7 @@ class KernelState:
 
     def advance(self, now: Seconds, until: Seconds) -> Head:
         """Make the steps that begin before `until` [s]; return the first that needs a decision."""
-        return Head(
-            *kernel.advance(now, until, self.stages, self.table.rows, self.table.made, *self.state)
-        )
+        return Head(*kernel.advance(now, until, *self.arrays))
 
     def pop_head(self) -> None:
         """Remove the micro-batch that returns first."""
