@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sim.cost.energy import Tally, usage
 from sim.cost.plan import Plan
-from sim.cost.speculation import DraftPlan
 from sim.cost.program import computing_seconds
+from sim.cost.speculation import DraftPlan
 from sim.cost.terms import HOPS, TIME
 from sim.cost.work import Work, decodes_at
 from sim.planning.single_request import time_single_request
