@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from sim.serving.kv_cache import KVCache
 from sim.serving.policy_checks import checked_order
-from sim.serving.replica_config import ReplicaContext
+from sim.serving.replica_config import ReplicaWiring
 from sim.serving.request import Request
 from sim.units import Seconds
 
@@ -23,8 +23,8 @@ class Admission:
     lost: by id, what happens to requests whose rank has failed, when their step is over.
     """
 
-    def __init__(self, context: ReplicaContext) -> None:
-        self.env, self.number, config, self.rows, self.on_end = context
+    def __init__(self, wiring: ReplicaWiring) -> None:
+        self.env, self.number, config, self.rows, self.on_end = wiring
         self.limits, self.policies, self.overhead = config.limits, config.policies, config.overhead
         self.kv_cache = KVCache(config.limits, config.policies.prefix_caching)
         self.order, self.draws = checked_order(config.policies.order), config.draws

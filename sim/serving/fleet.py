@@ -17,7 +17,7 @@ from sim.serving.executors.choice import executor_for
 from sim.serving.policy import Router, ring
 from sim.serving.policy_checks import checked_router
 from sim.serving.replica import Replica
-from sim.serving.replica_config import Outage, ReplicaConfig, ReplicaContext
+from sim.serving.replica_config import Outage, ReplicaConfig, ReplicaWiring
 from sim.serving.request import Request
 from sim.serving.ring import RingReplica
 from sim.units import Seconds
@@ -116,14 +116,14 @@ class ServingFleet:
     def build(self, number: int) -> Replica:
         """Return an empty replica with its executor."""
         config = self.configs[number]
-        context = ReplicaContext(self.env, number, config, self.rows, self.source.on_end)
+        wiring = ReplicaWiring(self.env, number, config, self.rows, self.source.on_end)
         if config.policies.batching is ring:
-            return RingReplica(context)
+            return RingReplica(wiring)
         # Where no answer decides when a request is sent, nothing that returns at one replica
         # changes another.
         independent = self.rows.requests.is_open_loop
         executor = executor_for(self.env, config, self.rows.gaps, self.leap, independent)
-        return Replica(context, executor)
+        return Replica(wiring, executor)
 
     # Requests are routed.
 

@@ -13,7 +13,7 @@ from functools import partial
 from sim.serving.admission import Admission
 from sim.serving.event_order import CallAfter
 from sim.serving.replica import Replica
-from sim.serving.replica_config import ReplicaContext
+from sim.serving.replica_config import ReplicaWiring
 from sim.serving.request import Request
 from sim.serving.ring import ROUNDING, Entered, RingReplica
 from sim.units import Seconds
@@ -30,8 +30,8 @@ class PrefillAdmission(Admission):
     on_admitted: Callable[[Request], None]
     on_prefilled: Callable[["PrefillAdmission", Request, Seconds], None]
 
-    def __init__(self, context: ReplicaContext) -> None:
-        super().__init__(context)
+    def __init__(self, wiring: ReplicaWiring) -> None:
+        super().__init__(wiring)
         self.withdrawn: set[int] = set()
 
     def record_replica(self, request: Request) -> None:
@@ -90,8 +90,8 @@ class DecodeAdmission(Admission):
 
     on_admitted: Callable[[Request], None]
 
-    def __init__(self, context: ReplicaContext) -> None:
-        super().__init__(context)
+    def __init__(self, wiring: ReplicaWiring) -> None:
+        super().__init__(wiring)
         self.coming: dict[int, Request] = {}
         self.ready: deque[Request] = deque()
 

@@ -35,7 +35,7 @@ from sim.serving.pool_replicas import (
     RingPrefillReplica,
 )
 from sim.serving.replica import Replica
-from sim.serving.replica_config import Outage, ReplicaConfig, ReplicaContext
+from sim.serving.replica_config import Outage, ReplicaConfig, ReplicaWiring
 from sim.serving.request import Request
 from sim.serving.transfer import KVLinks, PoolConfig, share_left
 from sim.units import Seconds
@@ -102,15 +102,15 @@ class PooledFleet(ServingFleet):
         """Return an empty replica of its pool."""
         config, prefills = self.configs[number], number < self.pools.prefill
         on_end = self.on_prompt_ended if prefills else self.on_request_ended
-        context = ReplicaContext(self.env, number, config, self.rows, on_end)
+        wiring = ReplicaWiring(self.env, number, config, self.rows, on_end)
         if config.policies.batching is ring:
             if prefills:
-                return self.connected(RingPrefillReplica(context))
-            return self.receiving(RingDecodeReplica(context))
+                return self.connected(RingPrefillReplica(wiring))
+            return self.receiving(RingDecodeReplica(wiring))
         executor = executor_for(self.env, config, self.rows.gaps, self.leap)
         if prefills:
-            return self.connected(PrefillReplica(context, executor))
-        return self.receiving(DecodeReplica(context, executor))
+            return self.connected(PrefillReplica(wiring, executor))
+        return self.receiving(DecodeReplica(wiring, executor))
 
     def receiving(self, replica: DecodeReplica) -> DecodeReplica:
         """Return a decode replica that reports when it has room for a prompt."""

@@ -17,7 +17,7 @@ from sim.serving.event_order import CallAfter, CallUrgently, call_at, is_instant
 from sim.serving.executors.executor import Executor
 from sim.serving.kv_cache import KVCache
 from sim.serving.micro_batch import MicroBatch
-from sim.serving.replica_config import ReplicaContext
+from sim.serving.replica_config import ReplicaWiring
 from sim.serving.request import Request
 from sim.serving.scheduler import Scheduler
 from sim.units import Seconds
@@ -34,13 +34,13 @@ class Replica:
 
     admission_class: type[Admission] = Admission
 
-    def __init__(self, context: ReplicaContext, executor: Executor) -> None:
-        config, rows = context.config, context.rows
-        self.env, self.executor, self.rows = context.env, executor, rows
+    def __init__(self, wiring: ReplicaWiring, executor: Executor) -> None:
+        config, rows = wiring.config, wiring.rows
+        self.env, self.executor, self.rows = wiring.env, executor, rows
         self.system, self.overhead = config.system, config.overhead
         self.limits, self.policies = config.limits, config.policies
         self.reserve, self.alone = config.policies.reserve, config.limits.micro_batches == 1
-        self.admission = self.admission_class(context)
+        self.admission = self.admission_class(wiring)
         self.prefilling = self.admission.prefilling
         batches = [
             MicroBatch(self.back, window=self.limits.window, width=self.limits.width)

@@ -88,8 +88,8 @@ class ReplicaConfig:
     pool_outages: PoolOutages | None = None
 
 
-class ReplicaContext(NamedTuple):
-    """The place of a replica in a run: clock, number in the fleet, configuration, and results.
+class ReplicaWiring(NamedTuple):
+    """The connections of a replica to its run: clock, number in the fleet, and rows of results.
 
     on_end: called with a request that ends, and the time [s].
     """

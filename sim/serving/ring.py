@@ -33,7 +33,7 @@ from sim.serving.executors.executor import Executor
 from sim.serving.limits import SchedulerLimits
 from sim.serving.prompt_chunks import attended_positions
 from sim.serving.replica import Replica
-from sim.serving.replica_config import ReplicaContext
+from sim.serving.replica_config import ReplicaWiring
 from sim.serving.request import Request
 from sim.units import Seconds
 
@@ -227,14 +227,14 @@ class RingReplica(Replica):
     Left out: stages that are faster at shorter contexts.
     """
 
-    def __init__(self, context: ReplicaContext) -> None:
-        config = context.config
+    def __init__(self, wiring: ReplicaWiring) -> None:
+        config = wiring.config
         costs, limits = config.costs, config.limits
         assert config.request_tokens is not None, "a ring needs the tokens of a mean request"
         self.schedule = schedule = ring_schedule(costs, limits, config.request_tokens)
         limits = replace(limits, sequences=min(limits.sequences, schedule.lap))
-        self.counter = BeatCounter(costs, context.rows.gaps, schedule)
-        super().__init__(context._replace(config=replace(config, limits=limits)), self.counter)
+        self.counter = BeatCounter(costs, wiring.rows.gaps, schedule)
+        super().__init__(wiring._replace(config=replace(config, limits=limits)), self.counter)
         self.ring = BeatRing(schedule.lap)
         # The first beat of the prompt and the beat of its last token, by admitted request.
         self.beats: dict[int, tuple[int, int]] = {}
