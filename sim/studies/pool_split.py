@@ -34,6 +34,7 @@ from sim.studies.capacity_result import SystemCapacity
 from sim.studies.paces import decode_counts, loop_of
 from sim.studies.pool_budget import Budget, alone_with, budget_of
 from sim.studies.pool_sizes import CapacitySearch, best_near, highest_goodput
+from sim.studies.typical_request import typical_request
 from sim.workload.slo import SLO
 
 MOST_MICRO_BATCHES = 4  # that a search tries; published systems use two or three
@@ -193,8 +194,8 @@ class Splits:
             return 0.0
         workload, slo = self.scenario.workload, self.scenario.tightest_slo or SLO()
         cached = cached_prefix(self.scenario, self.name, Member(deployment))
-        lengths = workload.mean_prompt, workload.mean_output
-        return goodput_bound(deployment, *lengths, slo, loop_of(workload), cached)
+        request = typical_request(self.scenario)
+        return goodput_bound(deployment, request, slo, loop_of(workload), cached)
 
     def ffn_bound(self, attention: System, ffn: System) -> float:
         """Return the bound of an FFN pool beside an attention pool that takes no time; inf: none.
