@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sim.inputs.errors import UserError
+from sim.inputs.errors import ArgumentError, UserError
 from sim.results.labels import percent_text
 from sim.results.verdict import KEEPS_UP
 from sim.scenario.layout import check
@@ -146,8 +146,9 @@ def _check_capacity(scenario: Scenario, attainment: float) -> None:
             " try slo: {ttft: 2 s, tpot: 100 ms}"
         )
     if not 0 < attainment <= 1:
-        raise UserError(
-            f"--attainment: got {attainment:g}; expected a share above 0 and at most 1; try 0.9"
+        raise ArgumentError(
+            "attainment",
+            f"got {attainment:g}; expected a share above 0 and at most 1; try 0.9",
         )
     if workload.load_kind is None:
         raise UserError(
@@ -157,9 +158,8 @@ def _check_capacity(scenario: Scenario, attainment: float) -> None:
         )
     for name in scenario.systems:
         if outage_times(scenario, name):
-            drop = " ".join(
-                f"--set systems.{'.'.join(path)}.outages=[]"
-                for path in outages_by_path(scenario, name)
+            drop = " and ".join(
+                f"systems.{'.'.join(path)}.outages=[]" for path in outages_by_path(scenario, name)
             )
             raise UserError(
                 f"{scenario.where(name)}: got outages;"
