@@ -18,6 +18,7 @@ from sim.studies.capacity import capacity
 from sim.studies.loop_users import served_users, waiting_users
 from sim.studies.paces import loop_of
 from sim.studies.pool_bound import pools_point
+from sim.studies.trials import TrialSeries
 from sim.studies.typical_request import equal_requests, typical_request
 from sim.workload.arrivals import ClosedLoop
 from sim.workload.lengths import Length, Spread
@@ -75,6 +76,19 @@ def test_users_are_estimated_from_the_limits_that_bind(make_scenario, slo, chang
     estimate = load_bound(scenario, check(scenario)["one"])
     found = capacity(scenario, requests=REQUESTS).systems["one"].best.load
     assert 0.6 * estimate <= found <= 1.3 * estimate + 1
+
+
+def test_the_most_users_are_found_where_fewer_miss_the_slo(make_scenario):
+    """On four replicas 8 and 12 users meet it, and 6 or 9 do not, as these share out unevenly."""
+    options = {"prompt": 4, "output": 40, "think": 0.02, "token_budget": 64, "chips": 4}
+    scenario = make_scenario(SLO(ttft=0.001), plan=Plan(replicas=4), **options)
+    found = capacity(scenario, requests=200).systems["one"]
+    series = TrialSeries(scenario, scenario.slo, "one", found.members, 0.9, 200)
+    met = [users for users in range(1, 33) if series.run_trial(users).met(0.9)]
+    assert {8, 12} <= {*met}
+    assert not {6, 9} & {*met}
+    assert found.best.load == max(met) == found.above.load - 1
+    assert "do not, so more may meet it, too" in found.reason
 
 
 @pytest.mark.parametrize(
