@@ -253,7 +253,7 @@ class Splits:
             if load := load_bound(alone_with(self.scenario, self.name, split), members):
                 yield load, split
 
-    def ranked(self) -> tuple[int, list[tuple[float, AttentionFfn]]]:
+    def by_bound(self) -> tuple[int, list[tuple[float, AttentionFfn]]]:
         """Return the number of splits, and those near the highest bound with it, the highest first.
 
         A pair of pools is skipped if the bound of one pool alone is not near the highest bound.
@@ -300,8 +300,8 @@ def best_split(
 
     Raises: PlanError if none meets the SLO.
     """
-    considered, ranked = Splits(scenario, name).ranked()
-    near = near_best(ranked, _shape)
+    considered, ordered = Splits(scenario, name).by_bound()
+    near = near_best(ordered, _shape)
     where = scenario.where(name, "plan", "search")
     best, split = best_near(
         near,

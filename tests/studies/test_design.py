@@ -390,7 +390,7 @@ def test_what_is_saved_is_not_searched_again(sramsim, mine, monkeypatch):
     for folder in ("a", "b"):
         assert sramsim("run", "mine.yaml", "--out", folder)[0] == 0
     monkeypatch.setattr(design, "search_plans", None)
-    monkeypatch.setattr(design, "ranked_plans", None)
+    monkeypatch.setattr(design, "plans_by_bound", None)
     assert sramsim("report", "a", "-o", "a.html")[0] == 0
     assert "capacity: " in Path("a.html").read_text()
     assert json.loads(sramsim("compare", "a", "b", "--json")[1])["runs"][0]["systems"] == {
