@@ -18,7 +18,7 @@ from sim.cost.work import Work
 from sim.planning.deployment import Deployment
 from sim.scenario.replicas import Member, pool_transfer
 from sim.scenario.scenario import Scenario
-from sim.serving.transfer import Transfer, link_rate, share_left
+from sim.serving.transfer import Transfer, early_parts, link_rate, share_left
 from sim.studies.bound import cached_prefix
 from sim.studies.loop_users import waiting_users
 from sim.studies.paces import decode_counts, first_token, mean_step, paced_step
@@ -137,10 +137,11 @@ def link_point(
     prefill, deployments = pools[0].deployment, [pool.deployment for pool in pools]
     whole = sent / min(link_rate(transfer, of.layout.plan.replica_size) for of in deployments)
     tokens = max(1, round(computed))
-    busy = whole * share_left(transfer, prefill.costs, prefill.limits, tokens, whole, math.inf)
+    parts = early_parts(transfer, prefill.costs, prefill.limits, tokens, math.inf)
     links = min(pool.replicas for pool in pools) if transfer.per != "flow" else math.inf
-    seconds = busy + transfer.latency + (transfer.handover or 0.0)
-    return LinkPoint(links / busy if busy else math.inf, seconds)
+    left = whole * share_left(parts, whole)  # after the first token
+    seconds = left + transfer.latency + (transfer.handover or 0.0)
+    return LinkPoint(links / whole if whole else math.inf, seconds)
 
 
 def prefill_point(
