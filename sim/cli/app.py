@@ -8,7 +8,7 @@ import typer
 
 from sim import __version__
 from sim.cli.console import discard_output, note, prepare_streams
-from sim.inputs.errors import UserError, expectation
+from sim.inputs.errors import ArgumentError, UserError, expectation
 
 # Panels of `sramsim --help`, in this order.
 ASK, LOOK, TRUST, EXTEND = "Ask", "Look", "Trust", "Extend"
@@ -25,6 +25,8 @@ app = typer.Typer(
 CommandLineError: Any = next(
     c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
 )
+# Options with another name than the argument of the function that they are passed to.
+OPTIONS = {"cluster": "dask"}
 INTERRUPTED = 130  # exit status that shells expect after Ctrl-C
 
 
@@ -67,6 +69,8 @@ def main() -> None:
 
 def user_message(error: BaseException) -> str | None:
     """Return the line for an error that the user can correct; None for an error of the program."""
+    if isinstance(error, ArgumentError):
+        return f"--{OPTIONS.get(error.argument, error.argument)}: {error.reason}"
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, CommandLineError):

@@ -67,14 +67,14 @@ class Document:
         # Bytes that are not a text could not be written to files later.
         return os.fsencode(name).decode(errors="replace")
 
-    def set(self, assignment: str, in_python: bool = False) -> None:
+    def set(self, assignment: str, place: str = "") -> None:
         """Apply 'a.b.c=value', where value is YAML with paths relative to the working folder.
 
-        in_python: whether errors name the argument of a function, and not an option.
+        place: what errors name, such as 'argument a__b__c'; '' names the option `--set a.b.c`.
         Raises: ScenarioError if there is no '=', or a key on the way has no keys of its own.
         """
         dotted, equals, text = assignment.partition("=")
-        where = assigned_place(dotted, in_python)
+        where = place or assigned_place(dotted)
         if not equals or not all(dotted.split(".")):
             raise ScenarioError(
                 f"{where}{equals}{text}: got no key and value; expected a.b.c=value"
@@ -353,7 +353,7 @@ class _Loader(Composer, yaml.CSafeLoader):
         return node
 
 
-def assigned_place(dotted: str, in_python: bool) -> str:
+def assigned_place(dotted: str, in_python: bool = False) -> str:
     """Return the place of an assigned value: '--set a.b', or 'argument a__b'."""
     return f"argument {dotted.replace('.', '__')}" if in_python else f"--set {dotted}"
 

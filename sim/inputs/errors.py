@@ -40,6 +40,18 @@ class UserError(Exception):
     """An error that the user can correct: one line on stderr and exit status 2."""
 
 
+class ArgumentError(UserError):
+    """A wrong argument of a function; the command line names its own option instead."""
+
+    def __init__(self, argument: str, reason: str) -> None:
+        super().__init__(argument, reason)
+        self.argument, self.reason = argument, reason
+
+    def __str__(self) -> str:
+        """Return the argument and the reason."""
+        return f"{self.argument}: {self.reason}"
+
+
 class ScenarioError(UserError):
     """An error in a file that the user wrote, with its line."""
 

@@ -189,16 +189,16 @@ def search_degrees(
         raise error_at_path(("plan", extra[0]), value, reason)
     space = PlanSpace(model, any_plan(plan, model), lay, request_tokens)
     by_speed = plan.search == "speed"
-    copies = steps.replicas
-    tried = _plans_on(space, chips) if by_speed else _shapes_within(space, chips, copies or 1)
+    wanted = steps.replicas
+    tried = _plans_on(space, chips) if by_speed else _shapes_within(space, chips, wanted or 1)
     trials: dict[PlanTrial, Layout] = {}
-    into = f" into {copies} replicas" if copies else ""
+    into = f" into {wanted} replicas" if wanted else ""
     refusal = ValueError(
         f"got {chips} chips, over which no plan splits {model.id}{into}; expected a number of "
         "chips that a plan fills; try another number of chips"
     )
     for candidate, replicas in tried:
-        if copies not in (None, replicas):
+        if wanted not in (None, replicas):
             continue
         single = replace(candidate.single, plan=replace(candidate.single.plan, replicas=replicas))
         try:
@@ -213,7 +213,7 @@ def search_degrees(
         trials[PlanTrial(candidate.chips * replicas, *degrees, replicas, fits, None)] = layout
     if not trials:
         raise refusal
-    return _ranked(trials, partial(_estimate, request_tokens, steps.costs_of), by_speed)
+    return _best_first(trials, partial(_estimate, request_tokens, steps.costs_of), by_speed)
 
 
 def any_plan(plan: Plan, model: Model) -> ResolvedPlan:
@@ -247,7 +247,7 @@ def _shapes_within(space: PlanSpace, chips: int, replicas: int) -> Iterator[tupl
             yield plan, replicas
 
 
-def _ranked(
+def _best_first(
     trials: dict[PlanTrial, Layout], tpot: Callable[[Layout], Seconds], by_speed: bool
 ) -> tuple[ResolvedPlan, tuple[PlanTrial, ...]]:
     """Return the best plan, and the trials with estimated times, the best first."""
@@ -260,10 +260,10 @@ def _ranked(
         for t, layout in trials.items()
     }
     # An error names the first plan: if none fits, the plan that misses least.
-    copies_of = {t: -t.replicas if t.fits else t.replicas for t in timed}
+    replicas_of = {t: -t.replicas if t.fits else t.replicas for t in timed}
     order = sorted(
         timed,
-        key=lambda t: (not t.fits, 0 if by_speed else t.chips, t.tpot or math.inf, copies_of[t]),
+        key=lambda t: (not t.fits, 0 if by_speed else t.chips, t.tpot or math.inf, replicas_of[t]),
     )
     return timed[order[0]], tuple(order)
 

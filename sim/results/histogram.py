@@ -101,9 +101,9 @@ class Gaps:
 
         The result is the geometric middle of a bin, so it is exact to the width of a bin.
         """
-        rank, seen = q / 100 * self.count, 0
+        wanted, seen = q / 100 * self.count, 0
         for place in sorted(self.bins):
             seen += self.bins[place]
-            if seen >= rank:
+            if seen >= wanted:
                 return 10 ** ((place + 0.5) / BINS_PER_DECADE) if place > -(10**6) else 0.0
         return math.nan

@@ -24,7 +24,8 @@ def assign_all(document: Document, assignments: Sequence[str], in_python: bool =
     """
     before = document.data
     for assignment in assignments:
-        assign(document, assignment, in_python)
+        dotted = assignment.partition("=")[0]
+        assign(document, assignment, assigned_place(dotted, in_python))
     paths = [tuple(assignment.partition("=")[0].split(".")) for assignment in assignments]
     for owner, texts in _hardware_changes(before, document.data, paths).items():
         if texts and (*owner, "label") not in paths:
@@ -66,15 +67,15 @@ def _labelled(data: object, path: KeyPath) -> KeyPath:
     return next((part for part in above if isinstance(value_at(data, (*part, "label")), str)), ())
 
 
-def assign(document: Document, assignment: str, in_python: bool = False) -> None:
+def assign(document: Document, assignment: str, place: str) -> None:
     """Apply 'a.b.c=value' to the document of a scenario.
 
+    place: what errors name, as in `Document.set`.
     Raises: ScenarioError as `Document.set`, and for a part of a system that is not there.
     """
-    dotted = assignment.partition("=")[0]
-    if problem := _problem(document.data, dotted.split(".")):
-        raise ScenarioError(f"{assigned_place(dotted, in_python)}: {problem}")
-    document.set(assignment, in_python)
+    if problem := _problem(document.data, assignment.partition("=")[0].split(".")):
+        raise ScenarioError(f"{place}: {problem}")
+    document.set(assignment, place)
 
 
 def _problem(data: Mapping[str, object], path: list[str]) -> str:
@@ -92,5 +93,5 @@ def _problem(data: Mapping[str, object], path: list[str]) -> str:
     if path[2] in POOLS and len(path) > 3 and isinstance(named, str):
         reason = f"got a key of {path[2]}, which names system {str(named)!r}; "
         reason += "expected a key of that system; "
-        return f"{reason}try --set systems.{named}.{'.'.join(path[3:])}"
+        return f"{reason}try systems.{named}.{'.'.join(path[3:])}"
     return ""

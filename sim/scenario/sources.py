@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from sim.inputs.document import Document
-from sim.inputs.errors import UserError
+from sim.inputs.errors import ArgumentError, UserError
 from sim.scenario.assignments import assign_all
 from sim.scenario.scenario import Scenario, open_document, scenario_from
 
@@ -58,8 +58,8 @@ def as_document(source: ScenarioSource, changes: Mapping[str, object] | None = N
 def require_whole(name: str, value: object, least: int) -> None:
     """Check a whole number that a function takes.  Raises: UserError otherwise."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise UserError(
-            f"{name}: got {value!r}; expected a whole number of at least {least}; try {least}"
+        raise ArgumentError(
+            name, f"got {value!r}; expected a whole number of at least {least}; try {least}"
         )
 
 

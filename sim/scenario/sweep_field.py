@@ -22,7 +22,7 @@ def _checked_sweep(sweep: object) -> object:
     for key in () if reason else dict.fromkeys(key for point in points for key in point):
         if not all(key.split(".")) or key.split(".")[0] in ("id", "sweep"):
             reason = reason or (
-                f"{brief(key)!r} is no key to vary; write it as --set does, such as workload.rate"
+                f"{brief(key)!r} is no key to vary; write it with dots, such as workload.rate"
             )
     if isinstance(sweep, Mapping) and not reason:
         reason = _grid_problem(sweep)

@@ -37,7 +37,7 @@ from sim.serving.pool_replicas import (
 from sim.serving.replica import Replica
 from sim.serving.replica_config import Outage, ReplicaConfig, ReplicaWiring
 from sim.serving.request import Request
-from sim.serving.transfer import KVLinks, PoolConfig, share_left
+from sim.serving.transfer import Interval, KVLinks, PoolConfig, early_parts, prefill_seconds
 from sim.units import Seconds
 
 
@@ -48,7 +48,7 @@ class Journey:
     source, target: replicas. prompt: the request as its prefill replica serves it.
     computed_at: when its first token was ready [s]. reserved_at: when the target reserved room for
         it [s]. Both are nan before.
-    sent: start and end of the use of its links [s]; None before.
+    sent: when it uses its links, as `KVLinks.send` returns it; None before.
     """
 
     request: Request
@@ -57,7 +57,7 @@ class Journey:
     target: DecodeReplica | None = None
     computed_at: Seconds = math.nan
     reserved_at: Seconds = math.nan
-    sent: tuple[Seconds, Seconds] | None = None
+    sent: list[Interval] | None = None
 
     @property
     def ends(self) -> tuple[int, int]:
@@ -92,7 +92,11 @@ class PooledFleet(ServingFleet):
         self.decode_router: Router = checked_router(configs[-1].policies.router)
         self.overhead = configs[0].overhead
         self.patience = configs[0].policies.deadline
-        self.links = KVLinks(pools.transfer, configs)
+        horizon = 0.0
+        if pools.transfer.overlap != "none":
+            longest = int(rows.requests.prompt.max())
+            horizon = prefill_seconds(configs[0].costs, configs[0].limits, longest)
+        self.links = KVLinks(pools.transfer, configs, horizon)
         layout = configs[0].costs.layout  # of all prefill replicas
         self.kv_bytes = cache(partial(prompt_kv_bytes, layout))
         rows.transfers = Transfers(len(rows.arrival), self.links.busy)
@@ -183,7 +187,7 @@ class PooledFleet(ServingFleet):
             self.start(journey)
 
     def start(self, journey: Journey) -> None:
-        """Start the transfer of a computed prompt, without the parts that left during prefill.
+        """Start the transfer of a computed prompt, of which parts left during the prefill.
 
         Blocks in the decode replica's prefix cache do not travel.
         """
@@ -193,13 +197,11 @@ class PooledFleet(ServingFleet):
         config, transfer = self.configs[ends[0]], self.pools.transfer
         nbytes = self.kv_bytes(request.prompt - request.prefilled)
         computed = request.prompt - int(rows.cached[request.id])
-        before = max(0.0, journey.computed_at - journey.reserved_at)
-        whole = nbytes / self.links.rate(*ends)
-        left = 1.0
-        if before:
-            left = share_left(transfer, config.costs, config.limits, computed, whole, before)
-        journey.sent = start, end = self.links.send(now, ends, left * nbytes)
-        end += transfer.latency
+        before = journey.computed_at - journey.reserved_at
+        parts = early_parts(transfer, config.costs, config.limits, computed, before)
+        journey.sent = self.links.send(now, ends, nbytes, parts)
+        start = max(now, next(begin for begin, end in journey.sent if end >= now))
+        end = journey.sent[-1][1] + transfer.latency
         rows.transfers.add(request.id, (start, end), nbytes)
         journey.source.executor.tally.sent += nbytes
         CallAfter(self.env, end - now, lambda _: self.arrive(journey, request))

@@ -7,7 +7,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -61,43 +61,110 @@ class PoolConfig:
     transfer: Transfer
 
 
+Interval = tuple[Seconds, Seconds]  # start and end [s]
+
+
+class EarlyParts(NamedTuple):
+    """The parts of a KV cache that travel by themselves: layers, or chunks of the prompt.
+
+    window: time before the end of the prefill at which the first one may leave [s].
+    """
+
+    number: int
+    window: Seconds
+
+
+UNDIVIDED = EarlyParts(1, 0.0)
+
+
 class KVLinks:
     """The links of all replicas, first come, first served.
 
-    rates: B/s, by replica. free_at: when each link is free [s]. busy: time in use [s].
+    rates: B/s, by replica. booked: times in use of each link, ascending [s]. busy: their sum [s].
+    horizon: how long before its prompt is computed a transfer may begin [s].
     A transfer uses the links of both replicas at the lower rate.
-    Left out: a later transfer that overtakes an earlier one whose other link is not free.
+    Left out: a later transfer that overtakes an earlier one whose other link is not free. Parts
+    that leave during the prefill take what time earlier prompts left, whenever each is computed.
     """
 
-    def __init__(self, transfer: Transfer, configs: Sequence[ReplicaConfig]) -> None:
-        self.shared = transfer.per != "flow"
+    def __init__(
+        self, transfer: Transfer, configs: Sequence[ReplicaConfig], horizon: Seconds = 0.0
+    ) -> None:
+        self.shared, self.horizon = transfer.per != "flow", horizon
         sizes = [config.costs.layout.plan.replica_size for config in configs]
         self.rates = [link_rate(transfer, size) for size in sizes]
-        self.free_at = [0.0] * len(configs)
+        self.booked: list[list[Interval]] = [[] for _ in configs]
         self.busy = [0.0] * len(configs)
 
     def rate(self, source: int, target: int) -> BytesPerSecond:
         """Return the bandwidth between two replicas."""
         return min(self.rates[source], self.rates[target])
 
-    def send(self, now: Seconds, ends: tuple[int, int], nbytes: Bytes) -> tuple[Seconds, Seconds]:
-        """Return start and end of a transfer between two replicas, and keep their links busy."""
+    def send(
+        self, now: Seconds, ends: tuple[int, int], nbytes: Bytes, parts: EarlyParts = UNDIVIDED
+    ) -> list[Interval]:
+        """Return when a transfer uses the links of two replicas, and keep them busy then.
+
+        The last part leaves `now` or later, and the others in free time of both links before it.
+        """
         seconds = nbytes / self.rate(*ends)
-        start = max(now, *(self.free_at[end] for end in ends)) if self.shared else now
+        if parts.window and seconds:
+            used = self._early(now, ends, seconds, parts)
+        else:
+            free_at = [self.booked[end][-1][1] for end in ends if self.booked[end]]
+            start = max([now, *free_at]) if self.shared else now
+            used = [(start, start + seconds)]
         for end in ends:
-            self.free_at[end] = start + seconds
             self.busy[end] += seconds
-        return start, start + seconds
+            if self.shared:
+                kept = [one for one in self.booked[end] if one[1] > now - self.horizon]
+                self.booked[end] = sorted([*(kept or self.booked[end][-1:]), *used])
+        return used
 
-    def break_off(self, now: Seconds, ends: tuple[int, int], sent: tuple[Seconds, Seconds]) -> None:
-        """Free the links of a transfer before its end, where no other one is booked behind it.
+    def _early(
+        self, now: Seconds, ends: tuple[int, int], seconds: Seconds, parts: EarlyParts
+    ) -> list[Interval]:
+        """Return the latest free times with which a transfer ends as soon as it can."""
+        booked = [*self.booked[ends[0]], *self.booked[ends[1]]] if self.shared else []
+        free, clock = list[Interval](), now - parts.window
+        for start, end in sorted(booked):
+            if start > clock:
+                free.append((clock, start))
+            clock = max(clock, end)
+        free.append((clock, math.inf))
+        # The last part leaves at `now` or later.
+        last = max(_end_of(free, now, seconds / parts.number), _end_of(free, -math.inf, seconds))
+        used: list[Interval] = []
+        left = seconds
+        for start, end in reversed(free):
+            if (end := min(end, last)) > start and left > 0:
+                used.append((max(start, end - left), end))
+                left -= end - used[-1][0]
+        return used[::-1] or [(last, last)]
 
-        sent: its start and end, as `send` returned them [s].
+    def break_off(self, now: Seconds, ends: tuple[int, int], sent: Sequence[Interval]) -> None:
+        """Free the links of a transfer from `now` on. Those booked behind it begin no earlier.
+
+        sent: its times of use, as `send` returned them [s].
         """
         for end in ends:
-            if self.free_at[end] == sent[1]:
-                self.free_at[end] = free = min(max(now, sent[0]), sent[1])
-                self.busy[end] -= sent[1] - free
+            for start, stop in sent:
+                if stop > now:
+                    self.busy[end] -= stop - max(now, start)
+                    if self.shared:
+                        self.booked[end].remove((start, stop))
+                        self.booked[end] += [(start, now)] if start < now else []
+            self.booked[end].sort()
+
+
+def _end_of(free: Sequence[Interval], since: Seconds, seconds: Seconds) -> Seconds:
+    """Return when so many seconds of free time since a time are over."""
+    for start, end in free:
+        begin = max(start, since)
+        if seconds <= end - begin:
+            return begin + seconds
+        seconds -= max(0.0, end - begin)
+    return math.inf
 
 
 def link_rate(transfer: Transfer, chips: int) -> BytesPerSecond:
@@ -105,30 +172,30 @@ def link_rate(transfer: Transfer, chips: int) -> BytesPerSecond:
     return transfer.bandwidth * (chips if transfer.per == "chip" else 1)
 
 
-def share_left(
-    transfer: Transfer,
-    costs: Costs,
-    limits: SchedulerLimits,
-    tokens: int,
-    whole: Seconds,
-    before: Seconds,
-) -> float:
+def early_parts(
+    transfer: Transfer, costs: Costs, limits: SchedulerLimits, tokens: int, before: Seconds
+) -> EarlyParts:
+    """Return the parts that leave during a prefill.
+
+    tokens: those that the prefill computes.
+    before: time before the end of the prefill at which the receiver had room [s].
+    The first of n parts is computed after 1/n of the prefill's time, which is that of an otherwise
+    idle replica.
+    """
+    if transfer.overlap == "none" or before <= 0:
+        return UNDIVIDED
+    chunked = transfer.overlap == "chunks"
+    count = math.ceil(tokens / limits.prompt_budget) if chunked else kv_layers(costs.layout)
+    prefill = prefill_seconds(costs, limits, tokens)
+    return EarlyParts(count, min(before, (count - 1) / count * prefill))
+
+
+def share_left(parts: EarlyParts, whole: Seconds) -> float:
     """Return the share of a prompt's KV cache that has not left when its prefill ends.
 
-    tokens: those that the prefill computed. whole: time to send all of it [s].
-    before: time before the end of the prefill at which the receiver had room [s].
-    With n parts, each of which takes x, and a prefill of time T, the last part leaves
-    `max(x, n x - min(before, (n - 1) / n * T))` after the prefill ends. Parts are layers or chunks.
-    T is that of an otherwise idle replica.
-    Left out: transfers of other prompts that delay the parts before the last one.
+    whole: time to send all of it, over links that no other transfer uses [s].
     """
-    if transfer.overlap == "none" or whole == 0:
-        return 1.0
-    chunked = transfer.overlap == "chunks"
-    parts = math.ceil(tokens / limits.prompt_budget) if chunked else kv_layers(costs.layout)
-    prefill = prefill_seconds(costs, limits, tokens)
-    early = min(before, (parts - 1) / parts * prefill)
-    return max(1 / parts, 1 - early / whole)
+    return max(1 / parts.number, 1 - parts.window / whole) if whole else 1.0
 
 
 def prefill_seconds(costs: Costs, limits: SchedulerLimits, tokens: int) -> Seconds:

@@ -36,6 +36,7 @@ from sim.scenario.scenario import Scenario
 from sim.studies.bound import cached_prefix, load_point
 from sim.studies.paces import first_token, loop_of
 from sim.studies.pool_bound import pools_point
+from sim.studies.typical_request import typical_request
 from sim.units import DAY, Seconds, Watts
 from sim.workload.requests import stream_seed
 
@@ -207,15 +208,15 @@ def capacity_estimate(
         return None
     if workload.chained or workload.most_in_flight is not None:
         return None
-    prompt, output, tallies = workload.mean_prompt, workload.mean_output, {}
+    request, tallies = typical_request(scenario), {}
     load = rate = 0.0
     if any(of.pool for of in members.values()):
         return _estimate_of_pools(scenario, members, availability)
     for name, of in members.items():
         alone, cached = unloaded[name], cached_prefix(scenario, name, of)
-        ttft = first_token(of.deployment, prompt, cached) if cached else alone.ttft
-        times = {"ttft": ttft, "e2el": ttft + max(0.0, output - 1) * alone.tpot}
-        point = load_point(of.deployment, prompt, output, slo, loop_of(workload), cached)
+        ttft = first_token(of.deployment, request.prompt, cached) if cached else alone.ttft
+        times = {"ttft": ttft, "e2el": ttft + max(0.0, request.late_output - 1) * alone.tpot}
+        point = load_point(of.deployment, request, slo, loop_of(workload), cached)
         if (
             point is None
             or point.endless

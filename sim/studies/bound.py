@@ -2,8 +2,9 @@
 
     load_bound(scenario, members)  # request/s, or users of a closed loop
 
-The bound assumes steps without gaps, requests of mean length, and no waiting. If the users of a
-closed loop send equal requests whose prompts fit in one step, no simulated load is higher.
+The bound assumes steps without gaps, prompts of mean length, and no waiting in an open loop. If
+the users of a closed loop send equal requests whose prompts fit in one step, no simulated load is
+higher.
 The bound takes a fraction of a second, and a simulated capacity takes many. So searches begin
 with the bound.
 """
@@ -18,7 +19,9 @@ from sim.cost.work import Work
 from sim.planning.deployment import Deployment
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
-from sim.studies.paces import Loop, Paces, loop_of, mean_step
+from sim.studies.loop_users import served_users, waiting_users
+from sim.studies.paces import Loop, Pace, Paces, loop_of, mean_step
+from sim.studies.typical_request import TypicalRequest, typical_request
 from sim.units import Seconds
 from sim.workload.slo import SLO
 
@@ -48,11 +51,11 @@ class LoadPoint:
 def load_bound(scenario: Scenario, members: Mapping[str, Member]) -> float:
     """Return an estimate of the load that a system takes within the SLO, summed over members."""
     workload, slo = scenario.workload, scenario.tightest_slo or SLO()
-    prompt, output, loop = workload.mean_prompt, workload.mean_output, loop_of(workload)
+    request, loop = typical_request(scenario), loop_of(workload)
     return sum(
         member.copies
         * goodput_bound(
-            member.deployment, prompt, output, slo, loop, cached_prefix(scenario, name, member)
+            member.deployment, request, slo, loop, cached_prefix(scenario, name, member)
         )
         for name, member in members.items()
     )
@@ -74,28 +77,26 @@ def cached_prefix(scenario: Scenario, name: str, member: Member) -> int:
 
 def goodput_bound(
     deployment: Deployment,
-    prompt: float,
-    output: float,
+    request: TypicalRequest,
     slo: SLO,
     loop: Loop | None = None,
     cached: float = 0.0,
 ) -> float:
     """Return the load of `load_point`; 0 if no load is within the SLO."""
-    point = load_point(deployment, prompt, output, slo, loop, cached)
+    point = load_point(deployment, request, slo, loop, cached)
     return point.load if point else 0.0
 
 
 def load_point(
     deployment: Deployment,
-    prompt: float,
-    output: float,
+    request: TypicalRequest,
     slo: SLO,
     loop: Loop | None = None,
     cached: float = 0.0,
 ) -> LoadPoint | None:
     """Return an estimate of the request/s of all replicas, without gaps at the slowest stage.
 
-    prompt, output: mean tokens of a request.  None if no load is within the SLO.
+    request: lengths of the requests.  None if no load is within the SLO.
     cached: tokens of the prompt that are in the cache, and are not computed.
     A micro-batch has k sequences and the prompt tokens that replace those which end:
     c = k (prompt - cached) / (output - 1).  A step takes the time t of the slowest stage, and
@@ -104,6 +105,8 @@ def load_point(
     `width` tokens of the budget.
     The KV cache, the engine's limits, and TPOT and E2EL of the SLO limit k.  If k + c exceeds the
     token budget even for k = 1, the tokens take several steps.
+    If lengths differ, long answers are in more steps and keep their room for longer, and a late
+    answer must be within the E2EL (`TypicalRequest`).
 
     With a closed loop, the result is its users.  They are the rate times the time between two
     requests of a user (Little's law): first token, answer and pause.  At the largest k the first
@@ -111,34 +114,42 @@ def load_point(
     If all users may be in step (`Loop.in_step`), their prompts come together, in groups that fill
     the token budget, or as large as the SLO's TTFT allows.  Other steps have no prompts, and an
     answer waits only for the prompts of other groups.  All users also pause together.
-    Left out: users that wait, if no limit of the SLO includes waiting (`endless`).
+    If requests or pauses differ, numbers of users vary, and the SLO's share of the requests must
+    not meet too many (`sim.studies.loop_users`).
+    Left out: users that wait, if no limit of the SLO includes waiting (`endless`); how much later
+    the first token of a long prompt comes; batches that differ in length.
     """
-    paces = Paces(deployment, prompt, output, cached, slo, loop)
-    if not deployment.limits.max_concurrent(math.ceil(prompt + output)):
+    paces = Paces(deployment, request, cached, slo, loop)
+    if not deployment.limits.max_concurrent(math.ceil(request.prompt + request.output)):
         return None
     best: tuple[float, float, Work] | None = None  # load and request/s of a replica, its step
     full = False  # whether users wait at the best load
     for pace, k, most in paces.choices():
         rate = load = k / paces.steps / pace.time
+        step = pace.work
         if loop is not None:
             first, answer = paces.phases(pace)
             pausing = pace.in_step and loop.pause > 0
-            wait = _allowed_wait(slo, answer) if k == most and not pausing else 0.0
-            load *= max(wait, first) + answer
+            wait = 0.0
+            if k == most and not pausing:
+                wait = _allowed_wait(slo, paces.late_answer(pace))
             if pausing:  # all together, so a pause adds no users and lowers the rate
+                load *= first + answer
                 rate = load / (first + answer + loop.pause)
+            elif paces.in_step:
+                load *= max(wait, first) + answer + loop.pause
             else:
-                load += rate * loop.pause
+                load, rate, step = _unlike_users(paces, pace, k, wait)
             # Users out of step come back into step, unless some of them wait for room.
             if not (pace.in_step or full) and paces.stay_in_step(load):
                 continue
         if best is None or load > best[0]:
-            best, full = (load, rate, pace.work), k == most
+            best, full = (load, rate, step), k == most
     if best is None:
         return None
     load, rate, work = best
     decoded, read = rate * paces.steps, rate * paces.computed
-    tally = work_of_a_second(deployment, work, decoded, read, (prompt, cached))
+    tally = work_of_a_second(deployment, work, decoded, read, (request.prompt, cached))
     replicas = deployment.layout.plan.replicas
     endless = loop is not None and full and not (slo.ttft or slo.e2el)
     return LoadPoint(replicas * load, replicas * rate, tally.scaled(replicas), endless)
@@ -167,6 +178,25 @@ def _allowed_wait(slo: SLO, answer: Seconds) -> Seconds:
     """
     waits = [slo.ttft, slo.e2el and max(0.0, slo.e2el - answer)]
     return min((limit for limit in waits if limit is not None), default=0.0)
+
+
+def _unlike_users(paces: Paces, pace: Pace, k: int, wait: Seconds) -> tuple[float, float, Work]:
+    """Return the users and request/s of a replica if requests or pauses differ, and its mean step.
+
+    pace: with k sequences in each micro-batch, the most that the SLO allows.
+    wait: how late the first token may come if users wait for room.
+    """
+    assert paces.loop is not None
+    share, pause = paces.slo.share, paces.loop.pause
+    rate, first = k / paces.steps / pace.time, paces.phases(pace)[0]
+    served = rate * sum(paces.phases(pace))
+    waiting = waiting_users(rate * (max(0.0, wait - first) + pause), share)
+    full = served + waiting, rate, pace.work
+    fewer = max(1, round(k * served_users(served, rate * pause, share) / served))
+    pace = paces.pace(False, fewer)
+    rate = fewer / paces.steps / pace.time
+    usual = rate * (sum(paces.phases(pace)) + pause), rate, pace.work
+    return max(full, usual, key=lambda point: point[0])
 
 
 def work_of_a_second(

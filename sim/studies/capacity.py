@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sim.inputs.errors import UserError
+from sim.inputs.errors import ArgumentError, UserError
 from sim.results.labels import percent_text
 from sim.results.verdict import KEEPS_UP
 from sim.scenario.layout import check
@@ -71,7 +71,9 @@ def capacity(
     The load is raised (or lowered) in steps until the capacity is bracketed, and then bisected.
     Every trial has the same requests.  Their arrivals are stretched so that the counted ones come
     at the rate.  Attainment then falls nearly monotonically with the rate.  In a closed loop,
-    users are added.  The first tenth of a trial's requests is not counted, because the system
+    users are added.  Users with equal requests come together, so a number may meet the SLO that a
+    lower one misses.  Then multiples of the replicas are tried, too, and `reason` says that more
+    users may do.  The first tenth of a trial's requests is not counted, because the system
     fills up.  The rate of sessions is that of their requests.  A trial of sessions starts at least
     ten times as many as are in flight.  With kinds of requests, each kind must meet its SLO.
 
@@ -146,8 +148,9 @@ def _check_capacity(scenario: Scenario, attainment: float) -> None:
             " try slo: {ttft: 2 s, tpot: 100 ms}"
         )
     if not 0 < attainment <= 1:
-        raise UserError(
-            f"--attainment: got {attainment:g}; expected a share above 0 and at most 1; try 0.9"
+        raise ArgumentError(
+            "attainment",
+            f"got {attainment:g}; expected a share above 0 and at most 1; try 0.9",
         )
     if workload.load_kind is None:
         raise UserError(
@@ -157,9 +160,8 @@ def _check_capacity(scenario: Scenario, attainment: float) -> None:
         )
     for name in scenario.systems:
         if outage_times(scenario, name):
-            drop = " ".join(
-                f"--set systems.{'.'.join(path)}.outages=[]"
-                for path in outages_by_path(scenario, name)
+            drop = " and ".join(
+                f"systems.{'.'.join(path)}.outages=[]" for path in outages_by_path(scenario, name)
             )
             raise UserError(
                 f"{scenario.where(name)}: got outages;"
@@ -194,6 +196,9 @@ def _system_capacity(search: tuple[TrialSeries, Guess | None]) -> SystemCapacity
     if not reason:
         if best and above:
             best, above = _bisect(series, best, above, whole=closed)
+            if workload.in_step:
+                best, above = _equal_shares(series, best, above)
+                reason = _why_more_may_do(series, best)
         elif best:
             reason = f"{best.load:,.0f} {'users' if closed else 'request/s'} are met too, "
             reason += "and no more were tried"
@@ -301,6 +306,54 @@ def _bracket(
                 break  # requests no longer overlap, so a lower load tells nothing more
         step = min(2.0, step**2)
     return best, above
+
+
+def _equal_shares(
+    series: TrialSeries, best: LoadTrial, above: LoadTrial
+) -> tuple[LoadTrial, LoadTrial | None]:
+    """Return a higher bracket if more users, as many on each replica, meet the SLO.
+
+    Equal users come together. With unequal shares they no longer do, so 8 users on four replicas
+    may meet an SLO that 6 miss.  The higher trial is None if no number of users is too high.
+    """
+    members = series.members.values()
+    replicas = [member.replicas for member in members]
+    unit = max(replicas) if any(member.pool for member in members) else sum(replicas)
+    if unit == 1:
+        return best, above
+    shares, step, most = int(best.load // unit), 1, _search_span(series, None)[2]
+    even: LoadTrial | None = None
+    missed: LoadTrial | None = None
+    while missed is None and unit * (shares + step) <= most:
+        trial = _trial_at(series, unit * (shares + step))
+        if trial.met(series.share):
+            even, shares, step = trial, shares + step, 2 * step
+        else:
+            missed = trial
+    while even and missed and missed.load - even.load > unit:
+        trial = _trial_at(series, unit * round((even.load + missed.load) / 2 / unit))
+        even, missed = (trial, missed) if trial.met(series.share) else (even, trial)
+    if even is None:
+        return best, above
+    return _bisect(series, even, missed, whole=True) if missed else (even, None)
+
+
+def _trial_at(series: TrialSeries, users: int) -> LoadTrial:
+    """Return the trial of a number of users, which may have been made before."""
+    made = [trial for trial in series.tried if trial.load == users]
+    return made[0] if made else series.run_trial(float(users))
+
+
+def _why_more_may_do(series: TrialSeries, best: LoadTrial) -> str:
+    """Return why more users than those found may meet the SLO; '' if no fewer users missed it."""
+    missed = [trial.load for trial in series.tried if not trial.met(series.share)]
+    fewer = max((load for load in missed if load < best.load), default=None)
+    if fewer is None:
+        return ""
+    return (
+        f"{best.load:,.0f} users meet the SLO and {fewer:,.0f} do not, so more may meet it, too:"
+        " equal users come together, and not every number is shared out evenly"
+    )
 
 
 def _bisect(

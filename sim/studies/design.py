@@ -34,7 +34,7 @@ from sim.studies.pool_sizes import (
     best_sizes,
     highest_goodput,
     open_sizes,
-    ranked_sizes,
+    sizes_by_bound,
 )
 from sim.studies.pool_split import Splits, best_split, open_splits, opened
 from sim.studies.processes import results_of
@@ -105,15 +105,15 @@ def bound_plans(scenario: Scenario) -> Scenario:
     Raises: PlanError if no plan of a system fits.
     """
     for name in _open_plans(scenario, None):
-        (most, first), *others = ranked_plans(_single_system(scenario, name), name)
+        (most, first), *others = plans_by_bound(_single_system(scenario, name), name)
         search = PlanSearch(1 + len(others), 0, most)
         scenario = scenario.with_searched(name, {"plan": first.plain(name).plan}, search)
     for name in open_sizes(scenario, None):
-        (most, copies), *smaller = ranked_sizes(scenario, name)
+        (most, copies), *smaller = sizes_by_bound(scenario, name)
         search = PlanSearch(1 + len(smaller), 0, most)
         scenario = scenario.with_searched(name, {"copies": copies}, search)
     for name in open_splits(scenario, None):
-        considered, ((most, split), *_) = Splits(scenario, name).ranked()
+        considered, ((most, split), *_) = Splits(scenario, name).by_bound()
         scenario = scenario.with_searched(
             name, _pools_of(split), PlanSearch(considered, 0, most, _rival(scenario, name, None))
         )
@@ -133,7 +133,7 @@ def _rival(scenario: Scenario, name: str, search: CapacitySearch | None) -> Riva
     alone = alone_with(scenario, name, ordinary_system(scenario, name))
     try:
         if search is None:
-            load, laid = ranked_plans(alone, name)[0]
+            load, laid = plans_by_bound(alone, name)[0]
             plan = laid.deploy(name).layout.plan
         else:
             best = best_plan(alone, name, search)
@@ -290,7 +290,7 @@ def best_plan(
     own: capacity with the system's own plan, if that is known.
     Raises: PlanError if no plan fits.
     """
-    ordered = ranked_plans(scenario, name)
+    ordered = plans_by_bound(scenario, name)
     near = _plans_to_simulate(ordered, name)
     plan, best, refusal = scenario.plain(name).plan, own, PlanError("")
     for most, changed in near:
@@ -325,7 +325,7 @@ def _plans_to_simulate(
     return near_best(ordered, shape)
 
 
-def ranked_plans(scenario: Scenario, name: str) -> list[tuple[float, Scenario]]:
+def plans_by_bound(scenario: Scenario, name: str) -> list[tuple[float, Scenario]]:
     """Return the bound of each plan that fits the only system, and the scenario with the plan.
 
     The highest bound is first.

@@ -194,14 +194,14 @@ class _SystemExplainer:
     def effects(self) -> tuple[ChangeEffect, ...]:
         """Return the numbers whose change by a tenth changes the token's time most."""
         tpot = float(self.times.sum())
-        ranked = sorted(self.changes.items(), key=lambda pair: -abs(pair[1].sum()))
+        largest = sorted(self.changes.items(), key=lambda pair: -abs(pair[1].sum()))
         return tuple(
             ChangeEffect(
                 key=key,
                 change_pct=100 * self.numbers[key].change,
                 tpot_pct=100 * float(change.sum()) / tpot,
             )
-            for key, change in ranked[:TOP]
+            for key, change in largest[:TOP]
             if change.any()
         )
 

@@ -1,6 +1,6 @@
 """The pace at which a deployment serves equal requests, with k of them in each micro-batch.
 
-    Paces(deployment, 512, 128, 0, slo, loop).pace(together=False, k=16).tpot  # s
+    Paces(deployment, equal_requests(512, 128), 0, slo, loop).pace(together=False, k=16).tpot  # s
 
 There are no gaps between steps. `sim.studies.bound` finds the highest load with it.
 """
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from sim.cost.work import Work, decodes_at
 from sim.planning.deployment import Deployment
+from sim.studies.typical_request import TypicalRequest
 from sim.units import Seconds
 from sim.workload.arrivals import Workload
 from sim.workload.slo import SLO
@@ -53,27 +54,26 @@ class Pace(NamedTuple):
 
 @dataclass(frozen=True)
 class Paces:
-    """The paces of a deployment at equal requests.
+    """The paces of a deployment.
 
-    prompt, output: tokens of a request. cached: those of its prompt that are in the cache.
+    cached: tokens of a prompt that are in the cache.
     """
 
     deployment: Deployment
-    prompt: float
-    output: float
+    request: TypicalRequest
     cached: float
     slo: SLO
     loop: Loop | None
 
     @cached_property
     def steps(self) -> float:
-        """The steps of a request."""
-        return max(1.0, (self.output - 1) / self.deployment.layout.mean_tokens)
+        """The steps of a mean request."""
+        return max(1.0, (self.request.output - 1) / self.deployment.layout.mean_tokens)
 
     @cached_property
     def computed(self) -> float:
         """The tokens of a prompt that are computed."""
-        return max(1.0, self.prompt - self.cached)
+        return max(1.0, self.request.prompt - self.cached)
 
     @cached_property
     def needed(self) -> float:
@@ -88,7 +88,7 @@ class Paces:
     @cached_property
     def alone(self) -> Seconds:
         """The time to the first token of an unloaded request."""
-        return first_token(self.deployment, self.prompt, self.cached)
+        return first_token(self.deployment, self.request.prompt, self.cached)
 
     @property
     def in_step(self) -> bool:
@@ -107,7 +107,7 @@ class Paces:
     def most(self, together: bool) -> int:
         """Return the most sequences of a micro-batch."""
         limits = self.deployment.limits
-        concurrent = limits.max_concurrent(math.ceil(self.prompt + self.output)) or 0
+        concurrent = limits.max_concurrent(math.ceil(self.request.held)) or 0
         needed = 1.0 if together else self.needed / self.steps
         return max(1, min(concurrent // self.in_flight, int(limits.token_budget / needed)))
 
@@ -115,13 +115,17 @@ class Paces:
         """Return whether the SLO allows the latencies with k sequences in each micro-batch."""
         pace = self.pace(together, k)
         early = pace.first + pace.wait <= (self.slo.ttft or math.inf)
-        in_time = sum(self.phases(pace)) <= (self.slo.e2el or math.inf)
+        in_time = self.phases(pace)[0] + self.late_answer(pace) <= (self.slo.e2el or math.inf)
         return early and in_time and self.slo.allows_tpot(pace.tpot)
 
     def phases(self, pace: Pace) -> tuple[Seconds, Seconds]:
         """Return the time to the first token, and from it to the last, if no request waits."""
         answer = self.steps * self.deployment.layout.mean_tokens * pace.tpot
         return max(self.alone, pace.first), answer
+
+    def late_answer(self, pace: Pace) -> Seconds:
+        """Return the time from the first token to the last of a late answer."""
+        return max(self.deployment.layout.mean_tokens, self.request.late_output - 1) * pace.tpot
 
     def choices(self) -> Iterator[tuple[Pace, int, int]]:
         """Yield the paces within the SLO, each with its k and the most that k may be.
@@ -176,8 +180,8 @@ class Paces:
         return Pace(time + seconds / self.steps, work, tpot, True, first - between, wait)
 
     def _step(self, k: int, chunk: int) -> Work:
-        context = self.prompt + self.output / 2
-        return mean_step(self.deployment, k, context, chunk, self.prompt, self.cached)
+        prompt, context = self.request.prompt, self.request.context
+        return mean_step(self.deployment, k, context, chunk, prompt, self.cached)
 
 
 def decode_counts(most: int, within: Callable[[int], bool], precision: float = 0.02) -> list[int]:

@@ -2,7 +2,7 @@
 
     pools_point(scenario, members).load  # request/s, or users of a closed loop
 
-As `sim.studies.bound` it assumes steps without gaps, and requests of mean length.
+As `sim.studies.bound` it assumes steps without gaps, and prompts of mean length.
 Left out: transfers that wait for one of their two links while the other is free.
 """
 
@@ -18,9 +18,11 @@ from sim.cost.work import Work
 from sim.planning.deployment import Deployment
 from sim.scenario.replicas import Member, pool_transfer
 from sim.scenario.scenario import Scenario
-from sim.serving.transfer import Transfer, link_rate, share_left
+from sim.serving.transfer import Transfer, early_parts, link_rate, share_left
 from sim.studies.bound import cached_prefix
+from sim.studies.loop_users import waiting_users
 from sim.studies.paces import decode_counts, first_token, mean_step, paced_step
+from sim.studies.typical_request import TypicalRequest, typical_request
 from sim.units import Bytes, RequestsPerSecond, Seconds
 from sim.workload.slo import SLO
 
@@ -87,13 +89,14 @@ def pools_point(scenario: Scenario, members: Mapping[str, Member]) -> PoolsPoint
     workload, slo = scenario.workload, scenario.tightest_slo or SLO()
     (first, prefill), (second, decode) = members.items()
     cached = {name: cached_prefix(scenario, name, member) for name, member in members.items()}
-    lengths = workload.mean_prompt, workload.mean_output
-    prompts = prefill_point(prefill.deployment, lengths[0], slo, cached[first], cached[second])
+    request = typical_request(scenario)
+    prompt = request.prompt
+    prompts = prefill_point(prefill.deployment, prompt, slo, cached[first], cached[second])
     if prompts is None:
         return None
     transfer = pool_transfer(scenario, first.removesuffix(".prefill"))
-    links = link_point(transfer, (prefill, decode), lengths[0] - cached[first], prompts.tally.sent)
-    paces = _DecodePaces(decode.deployment, *lengths, links.seconds, prompts.seconds, slo)
+    links = link_point(transfer, (prefill, decode), prompt - cached[first], prompts.tally.sent)
+    paces = _DecodePaces(decode.deployment, request, links.seconds, prompts.seconds, slo)
     best = paces.best()
     if best is None:
         return None
@@ -105,15 +108,21 @@ def pools_point(scenario: Scenario, members: Mapping[str, Member]) -> PoolsPoint
         answer = links.seconds + pace.answer
         wait = (slo.ttft or math.inf) - prompts.seconds  # for a first token
         if rate < rates[first]:  # the links or the decode pool bind: users wait after it
-            held = prefill.replicas * prefill.deployment.limits.max_concurrent(round(lengths[0]))
-            after = (slo.tpot or math.inf) * paces.tokens - answer
+            held = prefill.replicas * prefill.deployment.limits.max_concurrent(round(prompt))
+            after = paces.spare_wait(pace)
             room = max(0.0, held / rate - links.seconds)  # a longer wait fills the prefill pool
             wait = after if after <= room else wait + room
             # Users wait for no place in a decode pool that only the SLO keeps from being full.
             wait = wait if rate == links.rate or paces.full(best) else 0.0
-        wait = max(0.0, min(wait, (slo.e2el or math.inf) - prompts.seconds - answer))
+        late = links.seconds + paces.late_answer(pace)
+        wait = max(0.0, min(wait, (slo.e2el or math.inf) - prompts.seconds - late))
         endless = wait == math.inf
-        load *= prompts.seconds + answer + workload.pause + (0.0 if endless else wait)
+        wait = 0.0 if endless else wait
+        served = rate * (prompts.seconds + answer)
+        if workload.in_step and decode.deployment.limits.width == 1:
+            load = served + rate * (wait + workload.pause)
+        else:
+            load = served + waiting_users(rate * (wait + workload.pause), slo.share)
     tallies = {first: prompts.tally.scaled(rate), second: paces.tally(pace).scaled(rate)}
     return PoolsPoint(load, rate, rates, tallies, endless)
 
@@ -128,10 +137,11 @@ def link_point(
     prefill, deployments = pools[0].deployment, [pool.deployment for pool in pools]
     whole = sent / min(link_rate(transfer, of.layout.plan.replica_size) for of in deployments)
     tokens = max(1, round(computed))
-    busy = whole * share_left(transfer, prefill.costs, prefill.limits, tokens, whole, math.inf)
+    parts = early_parts(transfer, prefill.costs, prefill.limits, tokens, math.inf)
     links = min(pool.replicas for pool in pools) if transfer.per != "flow" else math.inf
-    seconds = busy + transfer.latency + (transfer.handover or 0.0)
-    return LinkPoint(links / busy if busy else math.inf, seconds)
+    left = whole * share_left(parts, whole)  # after the first token
+    seconds = left + transfer.latency + (transfer.handover or 0.0)
+    return LinkPoint(links / whole if whole else math.inf, seconds)
 
 
 def prefill_point(
@@ -164,15 +174,14 @@ def prefill_point(
 
 @dataclass(frozen=True)
 class _DecodePaces:
-    """The paces of a decode replica at equal requests. prompt, output: tokens.
+    """The paces of a decode replica.
 
     transfer: from a first token to the first decode step [s]. first: time to the first token [s].
     With speculation a step yields several tokens, as in `sim.studies.bound.load_point`.
     """
 
     deployment: Deployment
-    prompt: float
-    output: float
+    request: TypicalRequest
     transfer: Seconds
     first: Seconds
     slo: SLO
@@ -180,7 +189,7 @@ class _DecodePaces:
     @property
     def steps(self) -> float:
         """The steps of a request."""
-        return max(1.0, (self.output - 1) / self.deployment.layout.mean_tokens)
+        return max(1.0, (self.request.output - 1) / self.deployment.layout.mean_tokens)
 
     @property
     def tokens(self) -> float:
@@ -191,7 +200,7 @@ class _DecodePaces:
     def most(self) -> int:
         """The most sequences of a micro-batch; 0 if the KV cache holds no request."""
         limits = self.deployment.limits
-        concurrent = limits.max_concurrent(math.ceil(self.prompt + self.output))
+        concurrent = limits.max_concurrent(math.ceil(self.request.held))
         in_flight = limits.fill or limits.micro_batches
         return min(max(1, concurrent // in_flight), self.widest) if concurrent else 0
 
@@ -202,16 +211,34 @@ class _DecodePaces:
 
     def pace(self, sequences: int) -> DecodePoint:
         """Return the pace with some sequences in each micro-batch."""
-        context = self.prompt + self.output / 2
-        work = mean_step(self.deployment, sequences, context, 0, self.prompt)
+        prompt, context = self.request.prompt, self.request.context
+        work = mean_step(self.deployment, sequences, context, 0, prompt)
         time, tpot = paced_step(self.deployment, work)
         return DecodePoint(work, sequences / self.steps / time, self.tokens * tpot)
 
     def allows(self, sequences: int) -> bool:
         """Return whether the SLO allows TPOT, which includes the transfer, and E2EL."""
-        answer = self.transfer + self.pace(sequences).answer
-        in_time = self.first + answer <= (self.slo.e2el or math.inf)
-        return in_time and self.slo.allows_tpot(answer / self.tokens)
+        pace = self.pace(sequences)
+        late = self.first + self.transfer + self.late_answer(pace)
+        return late <= (self.slo.e2el or math.inf) and self.spare_wait(pace) >= 0
+
+    def late_answer(self, pace: DecodePoint) -> Seconds:
+        """Return the time from the first decode step to the last token of a late answer."""
+        return self._decoded(self.request.late_output) / self.tokens * pace.answer
+
+    def spare_wait(self, pace: DecodePoint) -> Seconds:
+        """Return how long a request may wait after its first token within the SLO's TPOT.
+
+        Transfer and wait weigh most on the TPOT of a short answer.  Negative if there is no time.
+        """
+        if self.slo.tpot is None:
+            return math.inf
+        tokens = self._decoded(self.request.short_output)
+        return tokens * (self.slo.tpot - pace.answer / self.tokens) - self.transfer
+
+    def _decoded(self, output: float) -> float:
+        """Return the tokens of an output that the decode pool generates; at least one step's."""
+        return max(self.deployment.layout.mean_tokens, output - 1)
 
     def best(self) -> DecodePoint | None:
         """Return the pace with the highest rate; None if none is within the SLO."""

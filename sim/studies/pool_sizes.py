@@ -37,7 +37,7 @@ def open_sizes(scenario: Scenario, names: set[str] | None) -> list[str]:
     ]
 
 
-def ranked_sizes(scenario: Scenario, name: str) -> list[tuple[float, PoolCopies]]:
+def sizes_by_bound(scenario: Scenario, name: str) -> list[tuple[float, PoolCopies]]:
     """Return a bound of the goodput for each size of the prefill pool, the highest first.
 
     The decode pool has the chips that are left. Among equal bounds, fewer chips come first.
@@ -99,15 +99,15 @@ def best_sizes(
 
     Raises: PlanError if none of them meets the SLO.
     """
-    ranked = ranked_sizes(scenario, name)
-    near = [pair for pair in ranked if pair[0] >= NEAR_SIZES * ranked[0][0]][:MOST_SIZES]
+    ordered = sizes_by_bound(scenario, name)
+    near = [pair for pair in ordered if pair[0] >= NEAR_SIZES * ordered[0][0]][:MOST_SIZES]
     where = scenario.where(name, "copies", "search")
     best, copies = best_near(
         near,
         lambda copies, guess: search_capacity(with_sizes(scenario, name, copies), guess),
         f"{where}: got capacity, and the slo is met by none of {len(near)} sizes",
     )
-    return copies, PlanSearch(len(ranked), len(near), highest_goodput(best))
+    return copies, PlanSearch(len(ordered), len(near), highest_goodput(best))
 
 
 def highest_goodput(system: SystemCapacity) -> float:

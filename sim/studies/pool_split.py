@@ -35,6 +35,7 @@ from sim.studies.capacity_result import SystemCapacity
 from sim.studies.paces import decode_counts, loop_of
 from sim.studies.pool_budget import Budget, alone_with, budget_of
 from sim.studies.pool_sizes import CapacitySearch, best_near, highest_goodput
+from sim.studies.typical_request import typical_request
 from sim.workload.slo import SLO
 
 MOST_MICRO_BATCHES = 4  # that a search tries; published systems use two or three
@@ -194,8 +195,8 @@ class Splits:
             return 0.0
         workload, slo = self.scenario.workload, self.scenario.tightest_slo or SLO()
         cached = cached_prefix(self.scenario, self.name, Member(deployment))
-        lengths = workload.mean_prompt, workload.mean_output
-        return goodput_bound(deployment, *lengths, slo, loop_of(workload), cached)
+        request = typical_request(self.scenario)
+        return goodput_bound(deployment, request, slo, loop_of(workload), cached)
 
     def ffn_bound(self, attention: System, ffn: System) -> float:
         """Return the bound of an FFN pool beside an attention pool that takes no time; inf: none.
@@ -253,7 +254,7 @@ class Splits:
             if load := load_bound(alone_with(self.scenario, self.name, split), members):
                 yield load, split
 
-    def ranked(self) -> tuple[int, list[tuple[float, AttentionFfn]]]:
+    def by_bound(self) -> tuple[int, list[tuple[float, AttentionFfn]]]:
         """Return the number of splits, and those near the highest bound with it, the highest first.
 
         A pair of pools is skipped if the bound of one pool alone is not near the highest bound.
@@ -300,8 +301,8 @@ def best_split(
 
     Raises: PlanError if none meets the SLO.
     """
-    considered, ranked = Splits(scenario, name).ranked()
-    near = near_best(ranked, _shape)
+    considered, ordered = Splits(scenario, name).by_bound()
+    near = near_best(ordered, _shape)
     where = scenario.where(name, "plan", "search")
     best, split = best_near(
         near,

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import TypeVar
 
-from sim.inputs.errors import UserError
+from sim.inputs.errors import ArgumentError, UserError
 
 K = TypeVar("K")
 A = TypeVar("A")
@@ -45,9 +45,9 @@ def on_processes(
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool:
-        raise UserError(
-            "--jobs: got a killed process (out of memory?); expected each to end by itself;"
-            " try the same command with fewer --jobs"
+        raise ArgumentError(
+            "jobs",
+            "got a killed process (out of memory?); expected each to end by itself; try fewer jobs",
         ) from None
     except BaseException:
         for child in set(multiprocessing.active_children()) - others:
@@ -67,7 +67,7 @@ def results_of(function: Callable[[A], R], arguments: Mapping[K, A], jobs: int) 
     alone = min(jobs, len(arguments)) <= 1
     if not alone and (reason := _pickle_problem((function, arguments))):
         alone = True
-        print(f"--jobs {jobs}: one process does all work, since {reason}", file=sys.stderr)
+        print(f"jobs {jobs}: one process does all work, since {reason}", file=sys.stderr)
     if alone:
         return {key: function(argument) for key, argument in arguments.items()}
     ended = dict(on_processes(partial(_result_or_error, function), arguments, jobs))

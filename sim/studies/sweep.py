@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 from sim import __version__
-from sim.inputs.document import Document
+from sim.inputs.document import Document, assigned_place
 from sim.inputs.errors import UserError
 from sim.inputs.files import write_whole
 from sim.inputs.key_paths import JsonValue
@@ -122,9 +122,10 @@ def sweep(
             return sweep(scenario, scratch, over, jobs, cluster, progress, **changes)
     folder = Path(folder)
     document = scenario if isinstance(scenario, Document) else as_document(scenario)
-    all_changes = changes if over is None else changes | {"sweep": over}
-    for key, value in all_changes.items():
-        assign(document, assignment_of(key, value))
+    for key, value in changes.items():
+        assign(document, assignment_of(key, value), assigned_place(key, in_python=True))
+    if over is not None:
+        assign(document, assignment_of("sweep", over), "argument over")
     return _sweep_document(document, folder, jobs, cluster, progress)
 
 

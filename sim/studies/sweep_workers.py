@@ -6,7 +6,7 @@ dict(compute_points({point.digest: point.document}, jobs=1, cluster=None))
 from collections.abc import Iterator, Mapping
 
 from sim.inputs.document import Document
-from sim.inputs.errors import UserError
+from sim.inputs.errors import ArgumentError
 from sim.studies.processes import on_processes
 from sim.studies.sweep_record import PointRecord, compute_record
 
@@ -33,15 +33,16 @@ def _compute_on_cluster(missing: Mapping[str, Document], address: str) -> Record
     try:
         import distributed
     except ImportError:
-        raise UserError(
-            "--dask: got no dask.distributed; expected it; try pip install 'sramsim[dask]'"
+        raise ArgumentError(
+            "cluster", "got no dask.distributed; expected it; try pip install 'sramsim[dask]'"
         ) from None
     try:
         client = distributed.Client(address, timeout=10)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"--dask: got {address}, where no scheduler answers: {error};"
-            " expected the address of a Dask scheduler; try tcp://HOST:8786"
+        raise ArgumentError(
+            "cluster",
+            f"got {address}, where no scheduler answers: {error};"
+            " expected the address of a Dask scheduler; try tcp://HOST:8786",
         ) from None
     with client:
         futures = {

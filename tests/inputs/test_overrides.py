@@ -676,7 +676,7 @@ def test_inputs_that_a_result_keeps_are_a_scenario_that_gives_the_same(folder):
         (
             "systems.pd.prefill.plan.tensor",
             "got a key of prefill, which names system 'lpu'; expected a key of that system;"
-            " try --set systems.lpu.plan.tensor",
+            " try systems.lpu.plan.tensor",
         ),
     ],
 )

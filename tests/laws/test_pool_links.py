@@ -1,9 +1,12 @@
 """What travels between prefill and decode pools, and how long the links are busy with it."""
 
 from dataclasses import replace
+from itertools import pairwise
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from sim.cost.kv_transfer import prompt_kv_bytes
 from sim.cost.plan import Plan
@@ -16,7 +19,7 @@ from sim.planning.deployment import DeploymentParts, deploy
 from sim.serving.policy import Policies, least_loaded
 from sim.serving.replica_config import Outage, ReplicaConfig
 from sim.serving.service import Service
-from sim.serving.transfer import KVLinks, PoolConfig, Transfer, prefill_seconds
+from sim.serving.transfer import EarlyParts, KVLinks, PoolConfig, Transfer, prefill_seconds
 from sim.workload.requests import RequestBatch
 
 
@@ -36,7 +39,7 @@ def test_a_transfer_that_is_broken_off_was_busy_until_then(links):
     sent = links.send(0.0, (0, 1), 10.0)
     links.break_off(4.0, (0, 1), sent)
     assert links.busy == [4.0, 4.0, 0.0]
-    assert links.send(5.0, (0, 1), 1.0) == (5.0, 6.0)
+    assert links.send(5.0, (0, 1), 1.0) == [(5.0, 6.0)]
 
 
 def test_a_transfer_that_is_broken_off_before_its_start_was_never_busy(links):
@@ -44,15 +47,54 @@ def test_a_transfer_that_is_broken_off_before_its_start_was_never_busy(links):
     sent = links.send(0.0, (0, 2), 5.0)
     links.break_off(4.0, (0, 2), sent)
     assert links.busy == [10.0, 10.0, 0.0]
-    assert links.send(4.0, (0, 2), 5.0) == (10.0, 15.0)
+    assert links.send(4.0, (0, 2), 5.0) == [(10.0, 15.0)]
 
 
 def test_a_transfer_that_is_broken_off_keeps_its_place_before_booked_ones(links):
     sent = links.send(0.0, (0, 1), 10.0)
     links.send(0.0, (0, 2), 5.0)
     links.break_off(4.0, (0, 1), sent)
-    assert links.send(4.0, (1, 2), 1.0) == (15.0, 16.0)  # behind the booked one, on replica 2
-    assert links.busy == [15.0, 5.0, 6.0]
+    assert links.send(4.0, (1, 2), 1.0) == [(15.0, 16.0)]  # behind the booked one, on replica 2
+    assert links.busy == [9.0, 5.0, 6.0]
+
+
+@hypothesis.given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 50),
+            st.sampled_from([(0, 1), (0, 2), (1, 2)]),
+            st.floats(0.01, 20),
+            st.integers(1, 5),
+            st.floats(0, 30),
+        ),
+        max_size=12,
+    )
+)
+def test_no_more_bytes_pass_a_link_than_its_bandwidth_allows(config, transfers):
+    """Also those that leave before their prompt is computed.  All is sent, the last part after."""
+    links = KVLinks(Transfer(bandwidth=1.0), [config] * 3, horizon=30.0)
+    used = [[], [], []]
+    for now, ends, nbytes, count, window in sorted(transfers):
+        sent = links.send(now, ends, nbytes, EarlyParts(count, window if count > 1 else 0.0))
+        assert sum(end - start for start, end in sent) == pytest.approx(nbytes, abs=1e-9)
+        assert sent[0][0] >= now - window - 1e-9 if sent else not nbytes
+        assert not sent or sent[-1][1] >= now + nbytes / count - 1e-9
+        for end in ends:
+            used[end] += sent
+    for number, link in enumerate(used):
+        assert all(one[1] <= other[0] + 1e-9 for one, other in pairwise(sorted(link)))
+        assert links.busy[number] == pytest.approx(sum(end - start for start, end in link))
+
+
+def test_two_prompts_that_end_together_share_the_link(links):
+    """Each has 10 parts of 1 s, computed over 9 s.  Both need 20 s of the link, of which 9 pass."""
+    links.horizon = 9.0
+    parts = EarlyParts(10, 9.0)
+    assert links.send(20.0, (0, 1), 10.0, parts)[-1][1] == 21.0
+    assert links.send(20.0, (0, 2), 10.0, parts)[-1][1] == 31.0
+    slow = EarlyParts(10, 18.0)  # computed over 18 s, so the link has time for both
+    assert links.send(80.0, (0, 1), 10.0, slow)[-1][1] == 81.0
+    assert links.send(80.0, (0, 2), 10.0, slow)[-1][1] == 82.0
 
 
 def served(asked, prefill_config, decode_config, prefill=1, bandwidth=1e9, overlap="none"):

@@ -22,6 +22,7 @@ from sim.serving.request import Request
 from sim.serving.service import Service, serve_fleet
 from sim.serving.step_draws import StepDraws
 from sim.studies.bound import goodput_bound
+from sim.studies.typical_request import equal_requests
 from sim.workload.requests import RequestBatch
 from sim.workload.slo import SLO
 
@@ -428,4 +429,6 @@ def test_the_bound_counts_the_tokens_of_drafts_and_the_output_of_a_step(
     step = 4e-3 + 3 * 1e-3
     fits = int(16 * 10 / (16 + 4 * 10))
     slo = SLO(tpot=0.9 * step)  # a quarter of a step is a token
-    assert goodput_bound(deployment, 16, 41, slo) == pytest.approx(fits / 10 / step, rel=1e-6)
+    assert goodput_bound(deployment, equal_requests(16, 41), slo) == pytest.approx(
+        fits / 10 / step, rel=1e-6
+    )

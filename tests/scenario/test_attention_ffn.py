@@ -131,7 +131,7 @@ def test_the_turns_of_a_layer_are_drawn(sramsim, tmp_path):
         (
             "slo: {ttft: 2 s}\n",
             ("capacity", "--set", "systems.afd.ffn.outages=[{at: 1 s, lasts: 1 s}]"),
-            "because a capacity is of a working system; try --set systems.afd.ffn.outages=[]",
+            "because a capacity is of a working system; try systems.afd.ffn.outages=[]",
         ),
         (
             "fidelity: chip\n",

@@ -409,9 +409,9 @@ ONE_BY_ONE = Listed(requests=(ListedRequest(arrival=0.0, prompt=16, output=1),))
             0.9,
             "workload: got listed; its requests are listed one by one",
         ),
-        (SLO(ttft=1.0), None, 0.0, "--attainment: got 0; expected a share above 0"),
-        (SLO(ttft=1.0), None, 1.5, "--attainment: got 1.5; expected a share above 0"),
-        (SLO(ttft=1.0), None, math.nan, "--attainment: got nan; expected a share above 0"),
+        (SLO(ttft=1.0), None, 0.0, "attainment: got 0; expected a share above 0"),
+        (SLO(ttft=1.0), None, 1.5, "attainment: got 1.5; expected a share above 0"),
+        (SLO(ttft=1.0), None, math.nan, "attainment: got nan; expected a share above 0"),
     ],
 )
 def test_a_scenario_without_a_capacity_is_an_error(
@@ -503,7 +503,7 @@ def test_a_search_of_code_that_cannot_be_pickled_is_made_here(capsys):
     assert (found, reported) == ({"b": 2, "a": 3}, [1, 2])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
-        "--jobs 2: one process does all work, since others cannot be sent a value: "
+        "jobs 2: one process does all work, since others cannot be sent a value: "
     )
     results_of(lambda n: n, {"b": 1, "a": 2}, jobs=1)
     assert not capsys.readouterr().err

@@ -23,6 +23,7 @@ from sim.studies.design import (
 )
 from sim.studies.paces import loop_of
 from sim.studies.sweep import sweep
+from sim.studies.typical_request import equal_requests
 from sim.workload.arrivals import ClosedLoop, Listed, Poisson
 from sim.workload.lengths import Length
 from sim.workload.slo import SLO
@@ -89,24 +90,30 @@ def test_the_own_plan_comes_first_and_all_deal_out_all_chips(scenario):
 )
 def test_a_bound_is_near_what_is_found(scenario, plan):
     asked = changed(scenario(), plan)
-    most = goodput_bound(asked.deploy("four"), 40, 20, asked.slo)
+    most = goodput_bound(asked.deploy("four"), equal_requests(40, 20), asked.slo)
     found = capacity(asked, 0.9, requests=1000).systems["four"].best.load
     assert 0.6 * most < found < 1.3 * most
 
 
 def test_a_bound_knows_the_tpot_of_the_slo(scenario):
     deployment = scenario().deploy("four")
-    tight, loose = (goodput_bound(deployment, 40, 20, SLO(tpot=limit)) for limit in (0.001, 1.0))
+    tight, loose = (
+        goodput_bound(deployment, equal_requests(40, 20), SLO(tpot=limit)) for limit in (0.001, 1.0)
+    )
     assert tight < loose
-    assert goodput_bound(deployment, 40, 20, SLO(tpot=1e-9)) == 0
+    assert goodput_bound(deployment, equal_requests(40, 20), SLO(tpot=1e-9)) == 0
 
 
 def test_a_bound_is_near_that_of_every_number_of_sequences(scenario, monkeypatch):
     """A limit of the TPOT allows any number of sequences, not a power of the root of 2 alone."""
     deployment, limits = scenario().deploy("four"), np.geomspace(1e-4, 1e-2, 40)
-    found = np.array([goodput_bound(deployment, 40, 20, SLO(tpot=limit)) for limit in limits])
+    found = np.array(
+        [goodput_bound(deployment, equal_requests(40, 20), SLO(tpot=limit)) for limit in limits]
+    )
     monkeypatch.setattr("sim.studies.paces.decode_counts", lambda most, *_: range(1, most + 1))
-    every = np.array([goodput_bound(deployment, 40, 20, SLO(tpot=limit)) for limit in limits])
+    every = np.array(
+        [goodput_bound(deployment, equal_requests(40, 20), SLO(tpot=limit)) for limit in limits]
+    )
     assert (every > 0).sum() > 10
     assert len({*every}) > 5
     assert (found <= every).all()
@@ -223,7 +230,9 @@ def test_no_more_equal_users_are_found_than_the_bound_says(scenario, plan, think
     asked = changed(scenario(), plan).model_copy(
         update={"workload": WORKLOADS["closed"].model_copy(update={"think": Think(fixed=think)})}
     )
-    most = goodput_bound(asked.deploy("four"), 40, 20, asked.slo, loop_of(asked.workload))
+    most = goodput_bound(
+        asked.deploy("four"), equal_requests(40, 20), asked.slo, loop_of(asked.workload)
+    )
     found = capacity(asked, 0.9, requests=TRIAL).systems["four"].best.load
     assert 0.6 * most < found <= 1.001 * most
 
@@ -381,7 +390,7 @@ def test_what_is_saved_is_not_searched_again(sramsim, mine, monkeypatch):
     for folder in ("a", "b"):
         assert sramsim("run", "mine.yaml", "--out", folder)[0] == 0
     monkeypatch.setattr(design, "search_plans", None)
-    monkeypatch.setattr(design, "ranked_plans", None)
+    monkeypatch.setattr(design, "plans_by_bound", None)
     assert sramsim("report", "a", "-o", "a.html")[0] == 0
     assert "capacity: " in Path("a.html").read_text()
     assert json.loads(sramsim("compare", "a", "b", "--json")[1])["runs"][0]["systems"] == {

@@ -1,6 +1,10 @@
 """Estimates of the users of closed loops, against the users that a search finds."""
 
+import math
+
+import numpy as np
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 
 import sim
 from sim.cost.plan import Plan
@@ -11,10 +15,13 @@ from sim.scenario.system import System
 from sim.serving.transfer import Transfer
 from sim.studies.bound import load_bound, load_point
 from sim.studies.capacity import capacity
+from sim.studies.loop_users import served_users, waiting_users
 from sim.studies.paces import loop_of
 from sim.studies.pool_bound import pools_point
+from sim.studies.trials import TrialSeries
+from sim.studies.typical_request import equal_requests, typical_request
 from sim.workload.arrivals import ClosedLoop
-from sim.workload.lengths import Length
+from sim.workload.lengths import Length, Spread
 from sim.workload.slo import SLO
 from sim.workload.think import Think
 
@@ -23,16 +30,27 @@ REQUESTS = 400
 
 @pytest.fixture(scope="module")
 def make_scenario(make_model, make_chip, lossy):
-    """A small chip, alone or in two pools, and users that all send equal requests."""
+    """A small chip, alone or in two pools, and users that all send equal requests.
 
-    def make(slo, prompt=40, output=20, think=0.0, transfer=None, **options) -> Scenario:
+    spread: of lognormal lengths with the same means.
+    """
+
+    def make(
+        slo, prompt=40, output=20, think=0.0, transfer=None, spread=0.0, **options
+    ) -> Scenario:
         own = {"chip": make_chip(capacity=1e7), "chips": 1, "engine": lossy, "plan": Plan()}
         one = System(**(own | {"token_budget": 1024} | options))
         systems = {"one": one}
         if transfer:
             systems["pd"] = Pools(prefill="one", decode="one", transfer=transfer)
         lengths = {"prompt": Length(fixed=prompt), "output": Length(fixed=output)}
-        workload = ClosedLoop(users=1, requests=REQUESTS, think=Think(fixed=think), **lengths)
+        if spread:
+            lengths = {
+                key: Length(lognormal=Spread(mean=length.fixed, sigma=spread))
+                for key, length in lengths.items()
+            }
+        pause = Think(exponential=think) if spread and think else Think(fixed=think)
+        workload = ClosedLoop(users=1, requests=REQUESTS, think=pause, **lengths)
         return Scenario(model=make_model(), workload=workload, slo=slo, systems=systems)
 
     return make
@@ -60,6 +78,19 @@ def test_users_are_estimated_from_the_limits_that_bind(make_scenario, slo, chang
     assert 0.6 * estimate <= found <= 1.3 * estimate + 1
 
 
+def test_the_most_users_are_found_where_fewer_miss_the_slo(make_scenario):
+    """On four replicas 8 and 12 users meet it, and 6 or 9 do not, as these share out unevenly."""
+    options = {"prompt": 4, "output": 40, "think": 0.02, "token_budget": 64, "chips": 4}
+    scenario = make_scenario(SLO(ttft=0.001), plan=Plan(replicas=4), **options)
+    found = capacity(scenario, requests=200).systems["one"]
+    series = TrialSeries(scenario, scenario.slo, "one", found.members, 0.9, 200)
+    met = [users for users in range(1, 33) if series.run_trial(users).met(0.9)]
+    assert {8, 12} <= {*met}
+    assert not {6, 9} & {*met}
+    assert found.best.load == max(met) == found.above.load - 1
+    assert "do not, so more may meet it, too" in found.reason
+
+
 @pytest.mark.parametrize(
     ("slo", "bandwidth", "changes"),
     [
@@ -80,6 +111,65 @@ def test_users_of_pools_are_estimated_from_the_pool_or_the_links_that_bind(
     assert 0.6 * estimate <= found <= 1.3 * estimate + 1
 
 
+@pytest.mark.parametrize(
+    ("slo", "changes"),
+    [
+        (SLO(e2el=0.06), {}),  # the equal requests have 2.2 times the users
+        (SLO(e2el=0.06), {"think": 0.05}),
+        (SLO(ttft=0.02), {"output": 100, "think": 0.5}),
+        (SLO(ttft=0.05), {"kv_tokens": 400}),
+        (SLO(ttft=0.1, tpot=0.003), {"output": 40, "think": 0.2}),
+        (SLO(e2el=0.3), {"transfer": Transfer(bandwidth=5e5, latency=1e-4)}),
+    ],
+)
+def test_users_whose_requests_differ_are_estimated_too(make_scenario, slo, changes):
+    """Lengths of sigma 0.5, and exponential pauses."""
+    scenario, pools = make_scenario(slo, spread=0.5, **changes), "transfer" in changes
+    name = "pd" if pools else "one"
+    members = check(scenario)[name]
+    estimate = pools_point(scenario, members).load if pools else load_bound(scenario, members)
+    found = capacity(scenario, requests=800).systems[name].best.load
+    assert 0.8 * estimate - 1 <= found <= 1.2 * estimate + 1
+
+
+def test_steps_have_more_long_answers_than_short_ones(make_scenario):
+    """The inspection paradox: E[O^2]/E[O] instead of E[O], which is exp(sigma^2) times as much."""
+    scenario = make_scenario(SLO(ttft=1.0), prompt=1000, output=1000, spread=0.5)
+    typical = typical_request(scenario)
+    seen = 1000 * math.exp(0.5**2)
+    assert typical.held == pytest.approx(1000 + seen, rel=0.03)
+    assert typical.context == pytest.approx(1000 + seen / 2, rel=0.03)
+    assert typical.late_output == pytest.approx(1000 * math.exp(1.2816 * 0.5 - 0.125), rel=0.05)
+    assert typical_request(make_scenario(SLO(ttft=1.0))) == equal_requests(40, 20)
+
+
+@pytest.mark.parametrize(("most", "pausing"), [(10, 30), (30, 30), (60, 5), (20, 200)])
+def test_a_share_of_the_answers_has_no_more_users_beside_it(most, pausing):
+    """Users that pause and are served in turn, each for an exponential time: means over answers."""
+    users = round(most + pausing)
+    service, step = 1.0, 0.02
+    random = np.random.default_rng(0)
+    chance = 1 - np.exp(-step / np.array([service, service * pausing / most]))  # to stop
+    serving = random.random(users) < most / users
+    counts = []
+    for _ in range(40_000):
+        counts.append(serving.sum())
+        serving ^= random.random(users) < np.where(serving, *chance)
+    answers = sliding_window_view(counts, round(service / step)).mean(axis=1)
+    late = float(np.quantile(answers, 0.9))
+    assert served_users(late, late * pausing / most, 0.9) == pytest.approx(most, rel=0.03)
+    assert served_users(most, pausing, 0.5) == pytest.approx(most)
+    assert served_users(most, 0.0, 0.9) == most
+
+
+@pytest.mark.parametrize("ahead", [5, 50, 500])
+def test_users_that_wait_are_a_poisson_number(ahead):
+    """With this mean, at most `ahead` wait in 90 % of all cases."""
+    mean = waiting_users(ahead, 0.9)
+    within = sum(math.exp(n * math.log(mean) - mean - math.lgamma(n + 1)) for n in range(ahead + 1))
+    assert within == pytest.approx(0.9, abs=0.05)
+
+
 def test_links_take_as_many_requests_a_second_as_their_bandwidth(make_scenario):
     """Half the bandwidth halves the rate, unless each transfer has a link of its own."""
 
@@ -95,7 +185,9 @@ def test_links_take_as_many_requests_a_second_as_their_bandwidth(make_scenario):
 def test_users_without_an_end_are_not_estimated(make_scenario):
     """With a limit of TPOT alone, users beyond the KV cache wait, and miss nothing."""
     scenario = make_scenario(SLO(tpot=0.1), kv_tokens=400)
-    point = load_point(scenario.deploy("one"), 40, 20, scenario.slo, loop_of(scenario.workload))
+    point = load_point(
+        scenario.deploy("one"), equal_requests(40, 20), scenario.slo, loop_of(scenario.workload)
+    )
     assert point.endless
     assert sim.run(scenario).summary.systems["one"].at_capacity is None
     assert "no more were tried" in capacity(scenario, requests=100).systems["one"].reason

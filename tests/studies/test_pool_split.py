@@ -111,7 +111,7 @@ def bound_of(scenario, split):
 @pytest.mark.parametrize("workload", [POISSON, ClosedLoop(users=1, requests=150, **LENGTHS)])
 def test_no_split_has_a_higher_bound_than_the_pruned_search_finds(open_scenario, workload):
     scenario = open_scenario({"search": "capacity", "chips": 4}, workload)
-    best = Splits(scenario, "afd").ranked()[1][0][0]
+    best = Splits(scenario, "afd").by_bound()[1][0][0]
     bounds = [bound_of(scenario, split) for split in every_split(scenario, 4, (1, 2, 3, 4))]
     assert best == pytest.approx(max(bounds), rel=1e-9)
     assert min(bound for bound in bounds if bound) < best / 1.5, "else nothing is searched for"
@@ -316,8 +316,8 @@ def test_an_attention_pool_leaves_fewer_chips_than_a_rank(open_scenario, make_mo
 def test_a_bound_is_at_most_that_of_each_pool_alone(open_scenario, workload, least):
     """In a closed loop it may exceed one, but not by so much that the search skips the split."""
     splits = Splits(open_scenario({"search": "capacity", "chips": 4}, workload), "afd")
-    considered, ranked = splits.ranked()
-    for load, split in ranked:
+    considered, ordered = splits.by_bound()
+    for load, split in ordered:
         alone = splits.attention_bound(split.attention)
         assert least * load <= min(alone, splits.ffn_bound(split.attention, split.ffn))
     beside = (splits.budget.attention_chips(own.chips) for own in splits.ffn_pools())
@@ -327,14 +327,14 @@ def test_a_bound_is_at_most_that_of_each_pool_alone(open_scenario, workload, lea
 def test_among_equal_bounds_fewer_chips_come_first(open_scenario, monkeypatch):
     monkeypatch.setattr(pool_split, "load_bound", lambda scenario, members: 1.0)
     splits = Splits(open_scenario({"search": "capacity", "chips": 5}), "afd")
-    chips = [split.attention.chips + split.ffn.chips for _, split in splits.ranked()[1]]
+    chips = [split.attention.chips + split.ffn.chips for _, split in splits.by_bound()[1]]
     assert chips == sorted(chips)
     assert chips[0] < chips[-1] == 5
 
 
 def test_more_chips_never_lower_the_highest_bound(open_scenario):
     best = [
-        Splits(open_scenario({"search": "capacity", "chips": n}), "afd").ranked()[1][0][0]
+        Splits(open_scenario({"search": "capacity", "chips": n}), "afd").by_bound()[1][0][0]
         for n in (3, 4, 6)
     ]
     assert best == sorted(best)

@@ -85,6 +85,31 @@ def test_a_wrong_value_is_one_line_with_its_key(source, changes, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (sim.capacity, {"attainment": 90}, "attainment: got 90; expected a share"),
+        (sim.capacity, {"requests": 0}, "requests: got 0; expected a whole number"),
+        (sim.capacity, {"workload__rate": 4}, "argument workload__rate: got 4 without"),
+        (sim.sweep, {"jobs": 0}, "jobs: got 0; expected a whole number"),
+        (sim.sweep, {"workload__rate": 4}, "argument workload__rate: got 4 without"),
+        (sim.sweep, {"systems__kart__chips": 2}, "argument systems__kart__chips: got system"),
+        (sim.sweep, {"over": {"workload.rate": [4]}}, "argument over: workload.rate: got 4"),
+        (sim.sweep, {"over": {"rate": [4]}}, "argument over: scenario has no 'rate'"),
+        (
+            sim.capacity,
+            {"systems__card__outages": [{"at": "1 s", "lasts": "1 s"}]},
+            "argument systems__card__outages: systems.card: got outages",
+        ),
+    ],
+)
+def test_errors_name_arguments_and_no_options(function, arguments, message):
+    with pytest.raises(sim.UserError) as raised:
+        function(SCENARIO, **arguments)
+    assert str(raised.value).startswith(message)
+    assert "--" not in str(raised.value)
+
+
 @pytest.mark.parametrize("source", [SCENARIO, None, 0])
 def test_what_is_no_file_is_refused_by_its_type(source):
     expected = f"path: got {type(source).__name__}; expected a path or a name of the catalogue"

@@ -567,5 +567,5 @@ def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed(whole):
 
 def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch):
     pytest.importorskip("distributed", reason="dask.distributed is not installed")
-    with pytest.raises(UserError, match="--dask: got nowhere, where no scheduler answers"):
+    with pytest.raises(UserError, match="cluster: got nowhere, where no scheduler answers"):
         sweep("mine.yaml", Path("out"), cluster="nowhere")
