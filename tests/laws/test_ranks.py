@@ -102,6 +102,50 @@ def test_a_request_joins_the_rank_with_the_fewest_sequences():
     assert cache.rank_sequences == [2, 1, 1]
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_a_prompt_waits_for_the_other_rank_or_for_the_timeout(lay, serve_on, other):
+    """Two sequences decode, one a rank. A prompt comes in their step 2, and maybe one in step 5.
+
+    The 12 steps are counted from the last prompts, so the prompt is computed in step 12.
+    """
+    deployment = lay(ranks=2, capacity=1e8)
+    decoding = [(0.0, 10, 80), (0.0, 10, 80)]
+    alone = serve_on(deployment, [(0.0, 10, 12)] * 2)
+    start, step = alone.first_token[0], (alone.last_token[0] - alone.first_token[0]) / 11
+    requests = [*decoding, (start + 1.5 * step, 10, 2)]
+    requests += [(start + 4.5 * step, 10, 2)] * other
+    first = {
+        wait: serve_on(deployment, requests, policies=Policies(rank_wait=wait)).first_token
+        for wait in (None, 12)
+    }
+    wait = (first[12] - first[None])[2] / step
+    assert wait == pytest.approx(3 if other else 9, abs=0.1)
+    assert first[12][2] == first[12][-1]
+
+
+@settings(max_examples=30)
+@given(RANKS, DRAWN, st.sampled_from([1, 3, 40]))
+def test_waiting_for_ranks_fast_forwards_as_step_by_step(lay, serve_on, n, drawn, wait):
+    times = np.cumsum([gap for gap, *_ in drawn])
+    requests = [(at, *own) for at, (_, *own) in zip(times, drawn, strict=True)]
+    fast, stepwise = (
+        serve_on(lay(ranks=n), requests, policies=Policies(rank_wait=wait), leap=leap)
+        for leap in (True, False)
+    )
+    for name in ("admitted", "first_token", "last_token"):
+        assert getattr(fast, name) == pytest.approx(getattr(stepwise, name), rel=1e-9)
+
+
+@given(DRAWN)
+def test_a_single_rank_waits_for_no_other(lay, serve_on, drawn):
+    requests = [(0.0, *own) for _, *own in drawn]
+    rows = [
+        serve_on(lay(capacity=1e8), requests, policies=Policies(rank_wait=wait))
+        for wait in (None, 40)
+    ]
+    assert rows[1].first_token == pytest.approx(rows[0].first_token, rel=1e-12)
+
+
 @given(
     RANKS,
     st.lists(st.integers(1, 60), min_size=1, max_size=8),
