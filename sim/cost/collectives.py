@@ -17,24 +17,28 @@ from sim.units import Bytes, Seconds, longest, shortest
 TOKEN_BYTES = 4.0  # of a sampled token's number, on its way back to the first stage
 
 
-def software_latency(engine: Engine, chip: Chip, chips: int) -> Seconds:
-    """Return the software's latency of each phase of a collective over `chips` chips."""
+def software_latency(engine: Engine, chip: Chip, chips: int, routes: bool = False) -> Seconds:
+    """Return the software's latency of each phase of a collective over `chips` chips.
+
+    routes: whether it takes tokens to their experts or back.
+    """
     fixed, per_chip = engine.collective_latency, engine.collective_latency_per_chip
-    if fixed is None or per_chip is None:
-        assert engine.kernels  # the engine's file has one or the other
-        table = engine.kernels.collectives
-        kernel = table[engine.kernels.on(table, chip.generation)]
+    kernels = engine.dispatch_kernels if routes else None
+    if kernels or fixed is None or per_chip is None:
+        kernels = kernels or engine.kernels
+        assert kernels  # the engine's file has one or the other
+        kernel = kernels.collectives[kernels.on(kernels.collectives, chip.generation)]
         fixed, per_chip = kernel.latency, kernel.latency_per_chip
     return fixed + chips * per_chip
 
 
-def software_losses(layout: Layout, chips: int) -> tuple[Seconds, float, float]:
+def software_losses(layout: Layout, chips: int, routes: bool) -> tuple[Seconds, float, float]:
     """Return the software's latency, and its efficiency and the best one, over `chips` chips.
 
     The best efficiency is what any software can reach on these links.
     """
     engine, of_links = layout.engine, layout.topology.collectives_reach(chips)
-    latency = software_latency(engine, layout.chip, chips)
+    latency = software_latency(engine, layout.chip, chips, routes)
     return latency, of_links or engine.collective_efficiency, of_links or 1.0
 
 
@@ -76,7 +80,7 @@ class Collectives:
         self.back = layout.topology.send(self.last, 0, TOKEN_BYTES) if self.last else 0.0
         self._hops: dict[int, Array] = {}
         self._exchanges: dict[tuple[Operation, int, bytes, Copies], tuple[Exchange, ...]] = {}
-        self._softwares: dict[int, tuple[Seconds, float, float]] = {}
+        self._softwares: dict[tuple[int, bool], tuple[Seconds, float, float]] = {}
         self._copied: dict[tuple[Experts, tuple[int, ...]], tuple[float, Copies]] = {}
         self._link_bytes: dict[int, Bytes] = {}
 
@@ -215,12 +219,13 @@ class Collectives:
             first = stage * plan.stage_size
             starts = range(first, first + plan.stage_size, n)
             groups = tuple(range(start, start + n) for start in starts)
-            if n not in self._softwares:
-                self._softwares[n] = software_losses(self.layout, n)
-            latency, efficiency, reachable = self._softwares[n]
+            software = n, operation == "all_to_all"
+            if software not in self._softwares:
+                self._softwares[software] = software_losses(self.layout, *software)
+            latency, efficiency, reachable = self._softwares[software]
 
-            def timed(software: tuple[Seconds, float]) -> list[tuple[Seconds, Algorithm | Copies]]:
-                return [self._timed(operation, g, nbytes, software, copies) for g in groups]
+            def timed(losses: tuple[Seconds, float]) -> list[tuple[Seconds, Algorithm | Copies]]:
+                return [self._timed(operation, g, nbytes, losses, copies) for g in groups]
 
             real = timed((latency, efficiency))
             ideal = timed((0.0, reachable)) if latency or efficiency != reachable else real

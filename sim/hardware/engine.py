@@ -31,7 +31,7 @@ Sigma = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 # A step may reach somewhat more than kernels that were timed alone: one starts while another ends.
 Efficiency = Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)]
 
-KERNEL_KEYS = ("kernels", "block_kernels")
+KERNEL_KEYS = ("kernels", "block_kernels", "dispatch_kernels")
 # Numbers that an engine's file has itself, or leaves to this part of its kernels' file.
 PAIRS = {
     "attention": ("attention_memory_efficiency", "attention_compute_efficiency"),
@@ -180,6 +180,11 @@ class EngineSpeed(Sourced):
         description="Software's latency of each phase for each chip of the group [s]; default: "
         "that of `kernels`.",
     )
+    dispatch_kernels: KernelsField | None = Field(
+        default=None,
+        description="Collectives that take tokens to their experts and back, timed alone; "
+        "default: the same latencies as other collectives.",
+    )
     collective_efficiency: Fraction = Field(
         description="Share of the link's bandwidth that collectives reach, 0 to 1."
     )
@@ -239,6 +244,9 @@ class EngineSpeed(Sourced):
             if missing and not (len(missing) == 2 and getattr(self.kernels, part, None)):
                 reason = f"got no {missing[0]}; expected both {' and '.join(names)}, or neither "
                 raise error_at_path((missing[0],), None, f"{reason}and `kernels` with {part}")
+        if (dispatch := self.dispatch_kernels) and not dispatch.collectives:
+            reason = f"got {dispatch.id}; expected kernels with collectives; try nccl"
+            raise error_at_path(("dispatch_kernels",), dispatch.id, reason)
         return self
 
     def source_of(self, path: str) -> str | None:

@@ -156,6 +156,7 @@ def _ring_problem(system: System, by_chip: bool) -> str:
         "outages": bool(system.outages),
         "plan.slots": system.plan.slots is not None,
         "prefix_caching": system.prefix_caching,
+        "rank_wait": system.rank_wait is not None,
         "receive_every": system.receive_every is not None,
         "routing: sampled": system.routing == "sampled",
         "token_budget": system.token_budget is not None,

@@ -22,6 +22,7 @@ POOLS = ("prefill", "decode")
 # Keys of a system that pools do not simulate, and what to do instead.
 _REFUSED = {
     "batch_wait": "try leaving it out: prompts wait only while sequences decode",
+    "rank_wait": "try leaving it out: prompts wait only while sequences decode",
     "receive_every": "try leaving it out: it counts steps with decodes between prompts",
 }
 # Keys of a system that a decode pool does not simulate, and what to do instead.

@@ -129,6 +129,11 @@ class System(Placement, Shown):
         description="Decode steps after which the scheduler sees new requests, as SGLang's "
         "scheduler_recv_interval; also after prompts; default: 1.",
     )
+    rank_wait: Count | None = Field(
+        default=None,
+        description="Most decode steps that prompts wait until each attention rank has one; "
+        "default: no wait.",
+    )
     micro_batch: Count | None = Field(
         default=None,
         description="Most sequences of one micro-batch; default: its share of `max_sequences`.",
@@ -260,6 +265,7 @@ class System(Placement, Shown):
             size=self.micro_batch,
             wait=self.batch_wait,
             receive_every=self.receive_every or 1,
+            rank_wait=self.rank_wait,
         )
 
 

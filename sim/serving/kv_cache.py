@@ -98,6 +98,7 @@ class KVCache:
 
     kv_used: tokens that requests hold or have reserved, each shared block once.
     kept: tokens of cached blocks that no request holds; a part of what is free.
+    rank_sequences: sequences of each attention rank. A request joins the rank with the fewest.
     With attention data parallelism, the room is the sum over the ranks.
     Left out: ranks that cache for themselves, and windows of sequences that share a prefix. Also
     the copy of a last block, whose last token is computed again.
@@ -107,6 +108,7 @@ class KVCache:
         self.limits = limits
         self.kv_tokens, self.sequences = limits.kv_tokens, limits.sequences
         self.sequences_used = self.kept = 0
+        self.rank_sequences = [0] * limits.ranks
         self.kv_used: float = 0  # with speculation and preemption, in parts of a token
         self.kv_peak: float = 0
         self.block = limits.kv_block if prefix_caching else 0
@@ -149,6 +151,8 @@ class KVCache:
         Requests after it find the full blocks of its prompt, because they compute theirs later.
         """
         self.sequences_used += 1
+        request.rank = self.rank_sequences.index(min(self.rank_sequences))
+        self.rank_sequences[request.rank] += 1
         if not self.block:
             self.grow(request.kv)
             return 0
@@ -173,6 +177,7 @@ class KVCache:
     def give_back(self, request: Request) -> None:
         """Free the tokens that a request holds. Full blocks that it has computed stay cached."""
         self.sequences_used -= 1
+        self.rank_sequences[request.rank] -= 1
         if not self.block:
             self.kv_used -= request.kv
             return

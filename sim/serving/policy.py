@@ -247,6 +247,8 @@ class Policies:
     deadline: from its arrival, after which a request is cancelled [s]; None is no limit.
     wait: how prompts wait for others; None if they do not.
     receive_every: steps with decodes after which the scheduler sees new requests.
+    rank_wait: the most steps that prompts wait for prompts of all other attention ranks; None if
+        they do not.
     size: the most sequences of a micro-batch; None is no limit.
     """
 
@@ -260,6 +262,7 @@ class Policies:
     size: int | None = None
     wait: BatchWait | None = None
     receive_every: int = 1
+    rank_wait: int | None = None
 
 
 DEFAULT = Policies()

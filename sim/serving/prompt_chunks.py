@@ -54,24 +54,23 @@ def take_chunks(
     ends: the most prompts that may end with it. The last token of the next prompt is left to a
     micro-batch with room for its sequence.
 
-    Each attention rank has an equal share of the tokens. The next prompt goes to the rank with the
-    fewest tokens, which computes no more of it than its share.
-    Left out: that the rest of a prompt stays on its rank.
+    Each attention rank has an equal share of the tokens, for the prompts of its own sequences.
     """
     prefilled: list[Request] = []
-    share, ranks, rank = -(-tokens // limits.ranks), [0] * limits.ranks, 0
+    share, ranks = -(-tokens // limits.ranks), [0] * limits.ranks
     unfinished = 0  # prompts before the next one that do not end with the step
     while tokens and unfinished < len(prefilling):
         request = prefilling[unfinished]
-        if limits.ranks > 1:
-            rank = ranks.index(min(ranks))
         left = request.prompt - request.prefilled - (len(prefilled) >= ends)
-        chunk = min(left, share - ranks[rank], tokens)
-        if chunk <= 0:  # less than 0 for a received prompt without a place
+        if left <= 0:  # less than 0 for a received prompt without a place
             break
+        chunk = min(left, share - ranks[request.rank], tokens)
+        if not chunk:  # its rank has its share
+            unfinished += 1
+            continue
         add_chunk(work, request.prefilled, chunk, limits.window)
         tokens -= chunk
-        ranks[rank] += chunk
+        ranks[request.rank] += chunk
         request.prefilled += chunk
         if request.prefilled == request.prompt:
             prefilled.append(request)

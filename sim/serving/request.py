@@ -21,6 +21,7 @@ class Request:
     steps: in which it decodes the tokens after its first one; set when it is accepted.
     rate: mean tokens that it decodes in a step; 1 without speculation.
     queued: whether it waits to be admitted.
+    rank: the attention rank that holds its sequence; set when it is admitted.
     """
 
     id: int
@@ -38,6 +39,7 @@ class Request:
     queued: bool = True
     cancelled: bool = False
     ended: bool = False
+    rank: int = 0
 
     @property
     def tokens(self) -> int:

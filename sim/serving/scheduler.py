@@ -18,6 +18,7 @@ from sim.serving.micro_batch import MicroBatch
 from sim.serving.policy import BatchDecision, BatchState, continuous, is_steady
 from sim.serving.policy_checks import checked_batching, policy_name
 from sim.serving.prompt_chunks import take_chunks
+from sim.serving.rank_wait import steps_held
 from sim.serving.received import add_received
 from sim.serving.request import Request
 from sim.serving.step_draws import kv_per_step
@@ -73,9 +74,9 @@ class Scheduler:
         self.admission, self.batches, self.tally, self.rows = admission, batches, tally, rows
         self.limits, self.policies = limits, policies = admission.limits, admission.policies
         self.prefilling, self.alone = admission.prefilling, limits.micro_batches == 1
-        self.reserve, self.every = policies.reserve, policies.receive_every
-        self.steady = is_steady(policies.batching) and not policies.wait and self.every == 1
-        self.fast_path = self.steady and limits.ranks == 1
+        waits = policies.wait or policies.rank_wait or policies.receive_every > 1
+        self.steady = is_steady(policies.batching) and not waits
+        self.reserve, self.fast_path = policies.reserve, self.steady and limits.ranks == 1
         self.batching = checked_batching(policies.batching)
         self.is_default = self.steady and policies.batching is continuous
         self.size = policies.size or max(1, limits.sequences // limits.micro_batches)
@@ -163,7 +164,7 @@ class Scheduler:
         if self.is_default:
             room = self.limits.token_budget - batch.running * self.width
             return BatchDecision(True, room, places)
-        if unseen := batch.steps_unseen(self.every):  # 0 after a step with prompts, which continue
+        if unseen := steps_held(self.admission, batch):
             prompts = 0
         decodes, chunk_tokens, ends = self.batching(self.state_of(batch, prompts))
         if prompts and places <= 0 and not decodes:
@@ -202,7 +203,7 @@ class Scheduler:
     def steps_until_change(self, batch: MicroBatch) -> int:
         """Return the steps for which nothing changes."""
         steps = batch.steps_until_change()
-        if self.prefilling and (unseen := batch.steps_unseen(self.every)):
+        if self.prefilling and (unseen := steps_held(self.admission, batch)):
             steps = min(steps, unseen)
         elif (held := batch.held_since) is not None and (wait := self.policies.wait):
             # If another micro-batch takes the prompts, the wait is over.

@@ -328,7 +328,7 @@ def left_out_residuals(
 
     Residuals r of a group become r / (1 - H), with the group's part H of the hat matrix
     J (J^T J)^-1 J^T. That is exact for a linear problem.
-    Eigenvalues of 1 - H are at least 1e-3. So a number that only one group identifies hardly moves.
+    A number that only one group identifies keeps its value: its eigenvalue of 1 - H is below 1e-3.
 
     jacobian: float[residual, number]. groups: the group of each residual.
     """
@@ -339,7 +339,9 @@ def left_out_residuals(
         members.setdefault(group, []).append(place)
     for own in members.values():
         eigenvalues, axes = np.linalg.eigh(np.eye(len(own)) - hat[np.ix_(own, own)])
-        left_out[own] = axes @ ((axes.T @ residuals[own]) / np.maximum(eigenvalues, 1e-3))
+        # A soft loss leaves a residual there, which a small divisor would make a thousand times.
+        moved = np.where(eigenvalues < 1e-3, 1.0, eigenvalues)
+        left_out[own] = axes @ ((axes.T @ residuals[own]) / moved)
     return left_out
 
 

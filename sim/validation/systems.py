@@ -92,7 +92,7 @@ def system_of_row(
 
     about: names in the row, which the rules match.
     chips: number of chips; None if it was not published.
-    degrees: degrees of the plan; None means those of `parallelism`.
+    degrees: degrees of the plan; None means those of `parallelism`. Those of a rule replace them.
     Raises: InexpressibleError if the catalogue cannot express the row.
     """
     matching = [rule for rule in measurement_rules() if rule.holds(about)]
@@ -107,7 +107,8 @@ def system_of_row(
     count = int(options.pop("chips", None) or published)
     # Groq: nodes of 8 in a row, two to a stage where there are more nodes than blocks to cut at.
     node = 8 if count // 8 <= len(model.blocks) else 16
-    options |= degrees if degrees is not None else parallel_degrees(parallelism, node)
+    own = degrees if degrees is not None else parallel_degrees(parallelism, node)
+    options = {**own, **options}
     if not any(block.experts for block in model.blocks):
         options.pop("plan.expert", None)
     plan = {

@@ -87,6 +87,30 @@ def test_dispatch_and_combine_carry_a_copy_for_each_shard_that_a_token_reaches(
     assert terms[:, TIME, COLLECTIVES].sum() == pytest.approx(seconds)
 
 
+def test_dispatch_and_combine_may_have_the_latency_of_other_kernels(
+    make_deployment, make_model, make_chip, make_engine
+):
+    """NCCL's latency on a chip without a generation is Hopper's; all-reduces keep the engine's own."""
+    engine = make_engine(collective_latency=1.0, dispatch_kernels="nccl")
+    own = engine.dispatch_kernels.collectives["hopper"]
+    link = Link(latency=1e-12, bandwidth=1e18)
+    deployment = make_deployment(
+        4,
+        model=make_model(**EXPERTS),
+        chip=make_chip(capacity=1e9, topology=FullyConnected(link=link)),
+        engine=engine,
+        plan=Plan(tensor=2, attention_data=2),
+    )
+    terms = deployment.costs.terms(Work(decodes=2, context=20, logits=2))
+    all_reduces, routed = 1 + 2 * LAYERS, 2 * LAYERS * (own.latency + 4 * own.latency_per_chip)
+    assert terms[:, TIME, COLLECTIVES].sum() - all_reduces == pytest.approx(routed, rel=1e-5)
+
+
+def test_kernels_without_collectives_route_no_tokens(make_engine):
+    with pytest.raises(ValueError, match="expected kernels with collectives; try nccl"):
+        make_engine(dispatch_kernels="marlin")
+
+
 @pytest.mark.parametrize("chips", [2, 3, 4, 7, 8])
 @pytest.mark.parametrize("tokens", [1, 16])
 def test_large_messages_on_a_ring_take_the_closed_form_chip_by_chip(

@@ -10,12 +10,17 @@ from hypothesis import strategies as st
 from sim.cost.plan import Plan
 from sim.cost.terms import TIME
 from sim.cost.work import Work
+from sim.serving.kv_cache import KVCache
 from sim.serving.limits import SchedulerLimits
 from sim.serving.policy import Policies, round_robin
 from sim.serving.prompt_chunks import take_chunks
 from sim.serving.request import Request
 
 RANKS = st.integers(2, 4)
+# Time since the request before, prompt, output.
+DRAWN = st.lists(
+    st.tuples(st.floats(0, 0.003), st.integers(1, 60), st.integers(1, 200)), min_size=1, max_size=30
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +53,7 @@ def test_ranks_have_the_limits_of_as_many_replicas(lay, n):
 
 
 @settings(max_examples=40)
-@given(
-    RANKS,
-    st.lists(
-        st.tuples(st.floats(0, 0.003), st.integers(1, 60), st.integers(1, 200)),
-        min_size=1,
-        max_size=30,
-    ),
-)
+@given(RANKS, DRAWN)
 def test_ranks_under_n_times_the_load_serve_as_n_replicas(lay, serve_on, n, drawn):
     """Requests come n at once, so that each rank has one of them, and all of a step are alike.
 
@@ -82,14 +80,70 @@ def test_a_single_prompt_takes_n_ranks_as_long_as_one(lay, serve_on, n, prompt):
     assert ranks.first_token == pytest.approx(one.first_token, rel=1e-9)
 
 
-def test_the_next_prompt_goes_to_the_rank_with_the_fewest_tokens():
-    """Two ranks of 10 tokens each: the first prompt fills one, and the others share the other."""
-    prompts = deque(Request(n, 0.0, length, 2, length) for n, length in enumerate([25, 4, 3, 9]))
+def test_a_rank_computes_its_own_prompts_within_its_share():
+    """Two ranks of 10 tokens each: prompts 0 and 2 are of one rank, so 2 has no tokens yet."""
+    lengths = [(25, 0), (4, 1), (3, 0), (9, 1)]
+    prompts = deque(Request(n, 0.0, k, 2, k, rank=rank) for n, (k, rank) in enumerate(lengths))
     work, limits = Work(), SchedulerLimits(1, 20, 8, 1000, 1000, ranks=2)
     ended = take_chunks(prompts, work, 20, 8, limits)
-    assert ([r.id for r in ended], [r.id for r in prompts]) == ([1, 2], [0, 3])
-    assert [r.prefilled for r in prompts] == [10, 3]
-    assert (work.prompt_tokens, work.rank_prompt, work.chunks, work.logits) == (20, 10, 4, 2)
+    assert ([r.id for r in ended], [r.id for r in prompts]) == ([1], [0, 2, 3])
+    assert [r.prefilled for r in prompts] == [10, 0, 6]
+    assert (work.prompt_tokens, work.rank_prompt, work.chunks, work.logits) == (20, 10, 3, 1)
+
+
+def test_a_request_joins_the_rank_with_the_fewest_sequences():
+    requests = [Request(n, 0.0, 1, 1, 2) for n in range(5)]
+    cache = KVCache(SchedulerLimits(1, 20, 8, 1000, 1000, ranks=3))
+    for request in requests[:4]:
+        cache.take(request)
+    cache.give_back(requests[1])
+    cache.take(requests[4])
+    assert [request.rank for request in requests] == [0, 1, 2, 0, 1]
+    assert cache.rank_sequences == [2, 1, 1]
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_prompt_waits_for_the_other_rank_or_for_the_timeout(lay, serve_on, other):
+    """Two sequences decode, one a rank. A prompt comes in their step 2, and maybe one in step 5.
+
+    The 12 steps are counted from the last prompts, so the prompt is computed in step 12.
+    """
+    deployment = lay(ranks=2, capacity=1e8)
+    decoding = [(0.0, 10, 80), (0.0, 10, 80)]
+    alone = serve_on(deployment, [(0.0, 10, 12)] * 2)
+    start, step = alone.first_token[0], (alone.last_token[0] - alone.first_token[0]) / 11
+    requests = [*decoding, (start + 1.5 * step, 10, 2)]
+    requests += [(start + 4.5 * step, 10, 2)] * other
+    first = {
+        wait: serve_on(deployment, requests, policies=Policies(rank_wait=wait)).first_token
+        for wait in (None, 12)
+    }
+    wait = (first[12] - first[None])[2] / step
+    assert wait == pytest.approx(3 if other else 9, abs=0.1)
+    assert first[12][2] == first[12][-1]
+
+
+@settings(max_examples=30)
+@given(RANKS, DRAWN, st.sampled_from([1, 3, 40]))
+def test_waiting_for_ranks_fast_forwards_as_step_by_step(lay, serve_on, n, drawn, wait):
+    times = np.cumsum([gap for gap, *_ in drawn])
+    requests = [(at, *own) for at, (_, *own) in zip(times, drawn, strict=True)]
+    fast, stepwise = (
+        serve_on(lay(ranks=n), requests, policies=Policies(rank_wait=wait), leap=leap)
+        for leap in (True, False)
+    )
+    for name in ("admitted", "first_token", "last_token"):
+        assert getattr(fast, name) == pytest.approx(getattr(stepwise, name), rel=1e-9)
+
+
+@given(DRAWN)
+def test_a_single_rank_waits_for_no_other(lay, serve_on, drawn):
+    requests = [(0.0, *own) for _, *own in drawn]
+    rows = [
+        serve_on(lay(capacity=1e8), requests, policies=Policies(rank_wait=wait))
+        for wait in (None, 40)
+    ]
+    assert rows[1].first_token == pytest.approx(rows[0].first_token, rel=1e-12)
 
 
 @given(

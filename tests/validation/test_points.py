@@ -311,6 +311,17 @@ def test_rules_apply_in_order_and_later_ones_say_more(point, monkeypatch):
     assert told({"when": ours, "assumed": "a neighbour's"}).system
 
 
+def test_degrees_of_a_rule_replace_those_of_the_row_but_not_its_half(point, monkeypatch):
+    degrees = {"plan.tensor": 1, "plan.attention_data": 2}
+    rules = (*systems.measurement_rules(), Rule(when={}, system=degrees, source="here"))
+    plain = point("serving", tp=2, chips=2)
+    monkeypatch.setattr(systems, "measurement_rules", lambda: rules)
+    ranked = point("serving", tp=2, chips=2)
+    plans = [(each.system.plan.tensor, each.system.plan.attention_data) for each in (plain, ranked)]
+    assert plans == [(2, 1), (1, 2)]
+    assert (ranked.users, ranked.group) == (plain.users, plain.group)
+
+
 def test_a_server_may_have_a_place_less_than_users(point, monkeypatch):
     rule = Rule(when={}, one_less=True, source="here")
     rules = (*systems.measurement_rules(), rule)
