@@ -129,6 +129,11 @@ class System(Placement, Shown):
         description="Decode steps after which the scheduler sees new requests, as SGLang's "
         "scheduler_recv_interval; also after prompts; default: 1.",
     )
+    async_scheduling: bool = Field(
+        default=False,
+        description="Choose each step while the one before it runs, as vLLM's async-scheduling and "
+        "TensorRT-LLM's overlap scheduler.",
+    )
     micro_batch: Count | None = Field(
         default=None,
         description="Most sequences of one micro-batch; default: its share of `max_sequences`.",
@@ -260,6 +265,7 @@ class System(Placement, Shown):
             size=self.micro_batch,
             wait=self.batch_wait,
             receive_every=self.receive_every or 1,
+            ahead=self.async_scheduling,
         )
 
 

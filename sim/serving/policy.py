@@ -247,6 +247,9 @@ class Policies:
     deadline: from its arrival, after which a request is cancelled [s]; None is no limit.
     wait: how prompts wait for others; None if they do not.
     receive_every: steps with decodes after which the scheduler sees new requests.
+    ahead: whether each step is chosen when the one before it begins, so that the processor never
+        waits for the scheduler. A request that comes later waits for one more step.
+        Source: vLLM, --async-scheduling; TensorRT-LLM, overlap scheduler.
     size: the most sequences of a micro-batch; None is no limit.
     """
 
@@ -260,6 +263,7 @@ class Policies:
     size: int | None = None
     wait: BatchWait | None = None
     receive_every: int = 1
+    ahead: bool = False
 
 
 DEFAULT = Policies()
