@@ -338,7 +338,7 @@ class Rule(Value):
     """
 
     when: dict[str, tuple[str, ...]]
-    system: Mapping[str, str | int | float | None] = {}
+    system: Mapping[str, str | bool | int | float | None] = {}
     exclude: str = ""
     assumed: str = ""
     remark: str = ""

@@ -54,15 +54,17 @@ class Launch(Value):
 class Host(Value):
     """A host on which an engine was measured, and the client that sent the requests.
 
-    One process takes requests in and passes tokens on. The time for which it is busy delays others.
+    One process takes requests in and passes tokens on. Its time for a request passes before the
+    engine has the request, and delays others.
     """
 
     request: Seconds = Field(
-        default=0.0, description="Time that client, HTTP and tokenizer add to a TTFT [s]."
+        default=0.0,
+        description="Time that client, HTTP and tokenizer add to a TTFT beyond the busy times [s].",
     )
     prompt_token: Seconds = Field(
         default=0.0,
-        description="Time that client, HTTP and tokenizer add for each token of the prompt [s].",
+        description="The same for each token of the prompt [s].",
     )
     layer_launch: Launch | None = Field(
         default=None, description="In place of the engine's `layer_launch`; default: the engine's."

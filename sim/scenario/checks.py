@@ -148,6 +148,7 @@ def _ring_problem(system: System, by_chip: bool) -> str:
         return f"engine {engine}, which has {has}; expected one token per beat"
     problems = {
         "admission: prompt": not system.policies.reserve,
+        "async_scheduling": system.async_scheduling,
         "batch_wait": system.batch_wait is not None,
         "deadline": system.deadline is not None,
         "fidelity: chip": by_chip,

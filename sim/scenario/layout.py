@@ -22,8 +22,8 @@ RING_TOLERANCE = 0.02  # relative difference of beats that `policy: ring` neglec
 def deploy_fitting(scenario: Scenario, name: str) -> Deployment:
     """Return the deployment of a plain system.
 
-    Raises: PlanError if it does not fit, or its exceptions, faults, outages or link errors are
-    wrong.
+    Raises: PlanError if it does not fit, or its exceptions, faults, outages, link errors or
+    `async_scheduling` are wrong.
     """
     deployment = scenario.deploy(name)
     try:
@@ -38,6 +38,7 @@ def deploy_fitting(scenario: Scenario, name: str) -> Deployment:
                 require_simulable(unit.faults, unit.chips, unit.load)
         require_valid_outages(scenario, name, deployment)
         require_ring_places(scenario, name, deployment)
+        require_one_micro_batch(scenario, name, deployment)
         if errors := scenario.plain(name).link_errors:
             pool = ("attention",) if deployment.ffn else ()
             with errors_below(*pool):
@@ -94,6 +95,17 @@ def require_ring_places(scenario: Scenario, name: str, deployment: Deployment) -
     if most > lap:
         reason = f"got {most}; expected at most {lap}, one a beat of policy ring; try {lap}"
         raise error_at_path(("max_sequences",), most, reason)
+
+
+def require_one_micro_batch(scenario: Scenario, name: str, deployment: Deployment) -> None:
+    """Check that a system with `async_scheduling` has one micro-batch in flight.
+
+    Raises: ValueError if it has several: the next step to begin is then another one's.
+    """
+    several = deployment.limits.micro_batches
+    if scenario.plain(name).async_scheduling and several > 1:
+        reason = f"got true with {several} micro-batches in flight; expected one stage; "
+        raise error_at_path(("async_scheduling",), True, f"{reason}try leaving it out")
 
 
 def system_warnings(scenario: Scenario, name: str, deployment: Deployment) -> list[str]:

@@ -21,6 +21,7 @@ POOLS = ("prefill", "decode")
 
 # Keys of a system that pools do not simulate, and what to do instead.
 _REFUSED = {
+    "async_scheduling": "try leaving it out: pools choose a step when the one before it is over",
     "batch_wait": "try leaving it out: prompts wait only while sequences decode",
     "rank_wait": "try leaving it out: prompts wait only while sequences decode",
     "receive_every": "try leaving it out: it counts steps with decodes between prompts",

@@ -134,6 +134,11 @@ class System(Placement, Shown):
         description="Most decode steps that prompts wait until each attention rank has one; "
         "default: no wait.",
     )
+    async_scheduling: bool = Field(
+        default=False,
+        description="Choose each step while the one before it runs, as vLLM's async-scheduling and "
+        "TensorRT-LLM's overlap scheduler.",
+    )
     micro_batch: Count | None = Field(
         default=None,
         description="Most sequences of one micro-batch; default: its share of `max_sequences`.",
@@ -266,6 +271,7 @@ class System(Placement, Shown):
             wait=self.batch_wait,
             receive_every=self.receive_every or 1,
             rank_wait=self.rank_wait,
+            ahead=self.async_scheduling,
         )
 
 

@@ -2,7 +2,7 @@
 
 >>> front_end = FrontEnd(FrontEndTimes(0.5, prompt_token=0.0, token=0.0), tokens=lambda: 0.0)
 >>> [front_end.wait(now, prompt=9) for now in (0.0, 0.0, 0.75)]
-[0.0, 0.5, 0.25]
+[0.5, 1.0, 0.75]
 """
 
 from collections.abc import Callable
@@ -35,14 +35,14 @@ class FrontEnd:
         self.made = 0.0  # tokens until that time
 
     def wait(self, now: Seconds, prompt: int) -> Seconds:
-        """Return how long a request that arrives now waits for the work before it.
+        """Return how long a request that arrives now needs to the engine.
 
+        It waits for the work before it, and then for its own.
         prompt: its tokens.
         """
         made = self.tokens()
         passed = now - self.at
         self.backlog = max(0.0, self.backlog + self.times.token * (made - self.made) - passed)
         self.at, self.made = now, made
-        wait = self.backlog
         self.backlog += self.times.request + prompt * self.times.prompt_token
-        return wait
+        return self.backlog

@@ -249,6 +249,9 @@ class Policies:
     receive_every: steps with decodes after which the scheduler sees new requests.
     rank_wait: the most steps that prompts wait for prompts of all other attention ranks; None if
         they do not.
+    ahead: whether each step is chosen when the one before it begins, so that the processor never
+        waits for the scheduler. A request that comes later waits for one more step.
+        Source: vLLM, --async-scheduling; TensorRT-LLM, overlap scheduler.
     size: the most sequences of a micro-batch; None is no limit.
     """
 
@@ -263,6 +266,7 @@ class Policies:
     wait: BatchWait | None = None
     receive_every: int = 1
     rank_wait: int | None = None
+    ahead: bool = False
 
 
 DEFAULT = Policies()

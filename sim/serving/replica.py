@@ -40,6 +40,7 @@ class Replica:
         self.system, self.overhead = config.system, config.overhead
         self.limits, self.policies = config.limits, config.policies
         self.reserve, self.alone = config.policies.reserve, config.limits.micro_batches == 1
+        self.ahead = config.policies.ahead and self.alone
         self.admission = self.admission_class(wiring)
         self.prefilling = self.admission.prefilling
         batches = [
@@ -82,15 +83,16 @@ class Replica:
             self.rows.turned_away[request.id] = True
             admission.refuse(request, f"the queue of {self.policies.max_waiting} is full")
             return
-        admission.accept(request)
+        admission.accept(request, unseen=self.ahead and self.scheduler.in_flight > 0)
         if deadline is not None:
             call_at(self.env, request.arrival + deadline, lambda _: self.cancel(request))
         self.on_submit()
 
     def on_submit(self) -> None:
         """Admit requests after the queue has changed, and let micro-batches take their prompts."""
-        if not self.reserve and self.scheduler.in_flight:
+        if (not self.reserve or self.admission.unseen) and self.scheduler.in_flight:
             # Free KV is known only after the current step: end it early and admit then.
+            # Unseen requests are seen when the next step has begun.
             self.executor.interrupt()
             return
         self.admission.admit()
@@ -193,7 +195,14 @@ class Replica:
         """Start a step after arrivals whose admission `on_submit` left to the end of a step."""
         if not self.reserve:
             self.admission.admit()
+        self.start_next(batch)
+
+    def start_next(self, batch: MicroBatch) -> None:
+        """Start the step after one that is over. Requests that came meanwhile wait for it, too."""
         self.start_step(batch)
+        if self.admission.unseen:
+            self.admission.see()
+            self.on_submit()
 
     def back(self, batch: MicroBatch, leave: Seconds) -> None:
         """Process the outputs of a micro-batch that returns, and start its next step.
@@ -219,7 +228,7 @@ class Replica:
         if ended and not is_instant_over(self.env):
             CallUrgently(self.env, 0.0, partial(self.resume, batch))
         else:
-            self.start_step(batch)
+            self.start_next(batch)
 
     # The work so far, and the end by a failure.
 

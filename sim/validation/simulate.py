@@ -151,13 +151,17 @@ def host_overhead(engine: Engine, point: MeasuredPoint) -> Seconds:
 
     Nothing if its `host` is empty, because the engine alone was timed.  On a host that the
     engine's file does not have: the mean of those that it has.
+    Left out: the time that keeps the front end busy, where it is simulated (`serve_point`).
     """
     known = engine.hosts
     hosts = [known[point.host]] if point.host in known else list(known.values())
     if not point.host or not hosts:
         return 0.0
     prompt = _length(point.prompt, point.spread).mean
-    return mean(host.request + prompt * host.prompt_token for host in hosts)
+    seconds = mean(host.request + prompt * host.prompt_token for host in hosts)
+    if point.pattern == "users" and not point.pools and point.host in known:
+        return seconds
+    return seconds + mean(host.busy_request + prompt * host.busy_prompt_token for host in hosts)
 
 
 def _on_its_host(

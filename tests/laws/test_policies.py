@@ -39,6 +39,7 @@ policies = st.builds(
     size=st.sampled_from([None, 1, 3]),
     wait=st.sampled_from([None, None, BatchWait(share=0.5, steps=3), BatchWait(share=1, steps=40)]),
     receive_every=st.sampled_from([1, 1, 7]),
+    ahead=st.booleans(),
 )
 plans = st.sampled_from([Plan(), Plan(replicas=2), Plan(pipeline=3), Plan(pipeline=3, slots=2)])
 windowed = {"sliding_window": 24, "layer_types": ("sliding_attention", "full_attention") * 2}
@@ -316,6 +317,21 @@ def test_the_scheduler_sees_requests_after_each_so_many_steps(deployments):
         seen = [first[every][1] - first[1][1] for every in (4, 12)]
         assert seen == pytest.approx([step, 9 * step], rel=0.1)
         assert first[12][2] - first[12][1] < 4 * step
+
+
+def test_a_step_that_is_chosen_ahead_does_not_see_later_requests(deployments):
+    """Request 1 comes in step 3 of request 0. Its prompt begins after step 3, or after step 4 if that was chosen."""
+    deployment = deployments(Plan())
+    alone = run(deployment, listed([(0.0, 10, 60)]), Policies())
+    step = (alone.last_token[0] - alone.first_token[0]) / 59
+    requests = listed([(0.0, 10, 60), (alone.first_token[0] + 2.5 * step, 10, 9)])
+    for reserve in (True, False):
+        seen, ahead = (
+            run(deployment, requests, Policies(reserve=reserve, ahead=ahead)).first_token
+            for ahead in (False, True)
+        )
+        assert ahead[1] - seen[1] == pytest.approx(step, rel=0.05)
+        assert ahead[0] == seen[0] == alone.first_token[0]
 
 
 def test_a_static_micro_batch_takes_nobody_before_all_have_ended(deployments):

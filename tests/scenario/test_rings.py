@@ -33,6 +33,7 @@ def test_a_user_gets_a_token_each_lap_of_the_ring():
     ("override", "problem"),
     [
         ("systems.lpu.admission=prompt", "admission: prompt; expected a system without it"),
+        ("systems.lpu.async_scheduling=true", "async_scheduling; expected"),
         ("systems.lpu.deadline=1 s", "deadline; expected"),
         ("systems.lpu.fidelity=chip", "fidelity: chip; expected"),
         ("systems.lpu.micro_batch=1", "micro_batch; expected"),

@@ -508,6 +508,15 @@ def test_outages_that_cannot_be_are_one_line(sramsim, assignment, reason):
     assert err.count("\n") == 1
 
 
+def test_a_step_is_chosen_ahead_of_one_micro_batch_only(sramsim):
+    """The micro-batches of an LPU's pipeline take turns, so another one's step begins next."""
+    status, _, err = sramsim("check", FLAGSHIP, "--set", "systems.lpu.async_scheduling=true")
+    assert status == 2
+    assert "systems.lpu.async_scheduling: got true with " in err
+    assert "micro-batches in flight; expected one stage; try leaving it out" in err
+    assert sramsim("check", FLAGSHIP, "--set", "systems.h100.async_scheduling=true")[0] == 0
+
+
 def test_sampled_experts_of_a_model_without_experts_are_one_line(sramsim):
     status, _, err = sramsim("check", "fleet", "--set", "systems.lpus.routing=sampled")
     assert status == 2

@@ -622,8 +622,11 @@ def test_a_busy_front_end_bounds_the_requests_that_are_served(make_point):
     free = simulate(replace(point, host=""))
     answer = free["ttft"] + (point.output - 1) * free["tpot"]
     assert answer < 0.01
-    # In the first round the users wait 0, 1, 2 and 3 s, and then 4 s less an answer.
-    assert times["ttft"] == pytest.approx((1.5 + 9 * 4) / 10, rel=0.01)
+    # In the first round the users wait 1, 2, 3 and 4 s, and then 4 s less an answer.
+    assert times["ttft"] == pytest.approx((2.5 + 9 * 4) / 10, rel=0.01)
+    # A single request waits for its own second.
+    single, unhosted = (simulate(make_point(engine=busy, host=at)) for at in ("here", ""))
+    assert single["ttft"] - unhosted["ttft"] == pytest.approx(1.0)
     # The 64 tokens of a round keep it busy for 6.4 s. Nothing is made before the first round.
     busy = {"hosts": {"here": {"busy_token": 0.1}}}
     times = simulate(make_point(pattern="users", users=4, engine=busy, host="here"))
