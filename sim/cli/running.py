@@ -41,6 +41,7 @@ LEAST_REQUESTS = 100  # of a trial; with fewer, the attainment is too uncertain
 if TYPE_CHECKING:
     from sim.planning.deployment import Deployment
     from sim.scenario.scenario import Scenario
+    from sim.studies.run import Result
 
 
 class OutputFormat(StrEnum):
@@ -105,6 +106,7 @@ def run_command(
             }
             show_table(estimate_table(scenario.id, scenario.money.terms, named))
         raise
+    note_unused_keys(file, result)
     if out or plots:
         save_run(result.saved(), folder, plots)
     if output is OutputFormat.JSON:
@@ -116,6 +118,19 @@ def run_command(
     else:
         summary, question = result.summary, scenario.question
         show_screen(lambda width: first_screen(summary, question, words, width))
+
+
+def note_unused_keys(file: str, result: "Result") -> None:
+    """Print the keys that are set and change nothing, on stderr."""
+    from sim.scenario.pools import member_place
+    from sim.scenario.unused_keys import unused_keys
+
+    scenario = result.scenario
+    for name, system in result.systems.items():
+        for member, of in system.members.items():
+            where = f"{file}: systems.{member_place(scenario.systems, name, member)}"
+            for line in unused_keys(scenario, member, of.deployment):
+                note(f"{where}: warning: {line}")
 
 
 def _one_format(output: OutputFormat, as_json: bool, every_row: bool) -> OutputFormat:

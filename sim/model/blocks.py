@@ -150,8 +150,8 @@ class Attention(Stateless):
         return 2.0 * heads * (absorbed if decode or self.sparse else unpacked)
 
     def reads(self, tensor: int = 1) -> float:
-        """Return the query heads for each KV head on the fullest chip."""
-        return math.ceil(self.heads / tensor) / math.ceil(self.kv_heads / tensor)
+        """Return the query heads for each KV head, or for the latent, on the fullest chip."""
+        return math.ceil(self.heads / tensor) / math.ceil(self.cached_heads / tensor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def deploy_drafter(
     parts, overrides = drafter
     tokens = lengths[0] + drafts
     with errors_below(*DRAFTER_PATH):
-        _require_no_search(parts)
+        _require_simulated(parts)
         laid = deploy(parts, tokens, lengths[1], overrides)
         layout = _drafting_layout(laid.layout, 1 + drafts)
     fitted = fit(layout, tokens)
@@ -153,11 +153,14 @@ def _require_whole_steps(parts: DeploymentParts) -> None:
         raise error_at_path(("plan", "slots"), plan.slots, f"{reason}speculate.draft.groups: 2")
 
 
-def _require_no_search(parts: DeploymentParts) -> None:
-    """Raise ValueError for a search of the drafter's degrees: only those of the model are found."""
+def _require_simulated(parts: DeploymentParts) -> None:
+    """Raise ValueError for a search of the drafter's degrees, or for micro-batches of its own."""
     if search := parts.plan.search:
         reason = (
             f"got {search}; expected degrees of a drafter on other chips, since a search finds "
         )
         reason += "the plan of the model alone; "
         raise error_at_path(("plan", "search"), search, f"{reason}try plan: {{tensor: 8}}")
+    if (slots := parts.plan.slots) is not None:
+        reason = f"got {slots}; expected none, since a drafter has the micro-batches of its model; "
+        raise error_at_path(("plan", "slots"), slots, f"{reason}try speculate.draft.groups: 2")

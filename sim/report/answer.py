@@ -192,7 +192,7 @@ def kinds_line(kinds: Mapping[str, KindMetrics]) -> str:
     total = sum(kind.requests for kind in kinds.values())
     parts = [
         f"{name} {percent_text(kind.requests / total)}"
-        f" ({_limits(kind.slo) if kind.slo else 'no SLO'})"
+        f" ({_limits(kind.slo, kind.slo_percentile) if kind.slo else 'no SLO'})"
         for name, kind in kinds.items()
     ]
     return f"Kinds of requests: {', '.join(parts)}."
@@ -239,10 +239,11 @@ def slo_line(summary: RunSummary) -> str:
     """Return the limits of the SLO."""
     if summary.slo is None:
         return "No slo in the scenario: attainment and capacity are not defined."
-    percentile = summary.slo_percentile
+    return f"SLO: {_limits(summary.slo, summary.slo_percentile)}."
+
+
+def _limits(slo: Mapping[str, float], percentile: float | None) -> str:
+    """Return the limits, and the percent of the requests that must meet them."""
     share = f" for {percentile:g} % of the requests" if percentile else ""
-    return f"SLO: {_limits(summary.slo)}{share}."
-
-
-def _limits(slo: Mapping[str, float]) -> str:
-    return ", ".join(f"{name.upper()} {format_quantity(limit, 's')}" for name, limit in slo.items())
+    limits = (f"{name.upper()} {format_quantity(limit, 's')}" for name, limit in slo.items())
+    return ", ".join(limits) + share

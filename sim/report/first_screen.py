@@ -206,10 +206,13 @@ def remarks(summary: RunSummary) -> list[str]:
         label = system_label(name, system.identity)
         if metrics.verdict != "STABLE" or metrics.unfinished:
             lines += judgement(label, metrics)
-        percentile, share = summary.slo_percentile, metrics.attainment
-        if percentile and share is not None and share < percentile / 100:
-            within = f"{attainment_text(share)} of the requests are within the SLO"
-            lines.append(f"{label}: {within}; expected {percentile:g} %.")
+        judged = {"": (summary.slo_percentile, metrics.attainment)}
+        for kind, of in (metrics.kinds or {}).items():
+            judged[f"{kind} "] = of.slo_percentile, of.attainment
+        for kind, (percentile, share) in judged.items():
+            if percentile and share is not None and share < percentile / 100:
+                within = f"{attainment_text(share)} of the {kind}requests are within the SLO"
+                lines.append(f"{label}: {within}; expected {percentile:g} %.")
     return lines
 
 

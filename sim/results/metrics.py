@@ -185,6 +185,7 @@ def metrics_by_kind(
             requests=n,
             completed=int((of_kind & rows.finished).sum()),
             slo=limited.limits if limited else None,
+            slo_percentile=own.percentile if own else None,
             attainment=float(good[of_kind].mean()) if limited and n else None,
             **shown,
         )

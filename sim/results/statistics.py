@@ -165,11 +165,13 @@ class KindMetrics:
 
     slo: its limits by name [s]; None without an SLO. attainment: share of its requests that meet
         them; None without an SLO, or if no request of the kind is counted.
+    slo_percentile: of its requests that must meet its own SLO; None: not judged alone.
     """
 
     requests: int
     completed: int
     slo: Annotated[Mapping[str, float] | None, OMIT_NONE, Key("slo_s")] = None
+    slo_percentile: Annotated[float | None, OMIT_NONE] = None
     attainment: Annotated[float | None, OMIT_NONE] = None
     ttft: LatencyField
     tpot: LatencyField

@@ -12,6 +12,7 @@ from sim.scenario.outages import failing_units
 from sim.scenario.pools import parts_with_chips, pool_of
 from sim.scenario.replicas import Member, chip_machines
 from sim.scenario.scenario import Scenario
+from sim.scenario.unused_keys import unused_keys
 from sim.serving.policy import ring
 from sim.serving.replica_config import Outage
 from sim.serving.ring import ring_schedule
@@ -109,14 +110,14 @@ def require_one_micro_batch(scenario: Scenario, name: str, deployment: Deploymen
 
 
 def system_warnings(scenario: Scenario, name: str, deployment: Deployment) -> list[str]:
-    """Return the warnings of a plain system's deployment, requests and policy.
+    """Return the warnings of a plain system's deployment, requests, policy and unused keys.
 
     Requests beyond the model's context are refused. A warning says so if a mean one is.
     A decode pool may keep its KV cache in another precision than the prefill pool sends.
     Beats of `policy: ring` are those of a mean request.  A warning names the error for the
     longest sequence that the system holds, above 2 %.
     """
-    lines = deployment.warnings
+    lines = deployment.warnings + unused_keys(scenario, name, deployment)
     limits, tokens = deployment.limits, scenario.request_tokens
     if tokens > limits.context:
         lines.append(

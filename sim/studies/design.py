@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, PlanError
+from sim.inputs.suggestions import unknown_name
 from sim.planning.deployment import Deployment
 from sim.planning.search import smallest_plan, stage_shapes
 from sim.results.capacity_summary import BestDegrees, BestPlanSummary
@@ -56,9 +57,19 @@ def search_plans(
     scenario itself.
     attainment, jobs: as in `capacity`. Sizes of pools are searched here, whatever the jobs.
     systems: systems to search in, and those of pools; None means all.
-    Raises: PlanError if no plan of a system fits or meets the SLO; otherwise as `read`.
+    Raises: PlanError if no plan of a system fits or meets the SLO; UserError for an unknown system;
+    otherwise as `read`.
     """
     scenario = as_scenario(scenario)
+    if systems is not None:
+        systems = list(systems)
+        known = [
+            *scenario.systems,
+            *(m for name in scenario.systems for m in scenario.members(name)),
+        ]
+        for name in systems:
+            if name not in known:
+                raise unknown_name("systems", name, dict.fromkeys(known))
     plan_of = partial(_searched_plan, scenario, attainment, requests, progress)
     names = {name: name for name in _open_plans(scenario, systems)}
     searched = results_of(plan_of, names, processes_for(jobs, requests))

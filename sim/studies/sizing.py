@@ -17,7 +17,7 @@ from sim.cost.plan import DEGREES, Plan, PlanError
 from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
 from sim.inputs.document import read_document, read_value
-from sim.inputs.errors import ScenarioError
+from sim.inputs.errors import ScenarioError, UserError
 from sim.inputs.names import aliases, catalogue_folder, catalogue_names, find_entry
 from sim.inputs.suggestions import spelling_hint
 from sim.model.transformer import Model
@@ -38,7 +38,7 @@ from sim.workload.slo import SLO
 DEFAULT_CONTEXT = 640
 OUTPUT_SHARE = 5  # one token in five is output, as there
 REQUESTS_PER_USER = 10  # of a written scenario
-PRECISION_KEYS = ("weights", "activations", "kv", "head")
+FOUND = (*DEGREES, "balance", "search")  # keys of a plan that `size` finds
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,11 @@ class Sized:
         resolved = self.result.deployment.layout.plan
         degrees = {key: getattr(resolved, key) for key in DEGREES}
         said = {key: n for key, n in degrees.items() if n > 1 or key in ("tensor", "pipeline")}
-        said |= {key: str(getattr(resolved, key)) for key in PRECISION_KEYS}
-        if plan.balance != "time":
-            said["balance"] = plan.balance
-        if plan.weights_in:
-            said |= {"weights_in": plan.weights_in, "kv_in": str(plan.kv_in)}
+        # A precision that was not given stays out: a model's file may have several.
+        own = {key: getattr(plan, key) for key in Plan.model_fields if key not in DEGREES}
+        said |= {
+            key: str(value) for key, value in own.items() if value != Plan.model_fields[key].default
+        }
         pairs = ", ".join(f"{key}: {value}" for key, value in said.items())
         key, hardware = inputs.hardware
         lines = [
@@ -185,11 +185,16 @@ def size(
     model, chip, engine: catalogue names, aliases or paths; `chip` may name a cluster.
     demand: None is one user with `DEFAULT_CONTEXT` tokens.
     engine: None takes an engine that was measured on the chip, else `ideal`.
-    precisions: a plan without degrees; None takes those of the model's config.
+    precisions: a plan without degrees and `balance`; None takes those of the model's config.
 
-    Raises: ScenarioError for an unknown name, PlanError if no number of chips meets the demand.
+    Raises: ScenarioError for an unknown name, PlanError if no number of chips meets the demand,
+    UserError for a plan with what is found.
     """
     demand, precisions = demand or demand_of(DEFAULT_CONTEXT), precisions or Plan()
+    for key in FOUND:
+        if key in precisions.model_fields_set and (value := getattr(precisions, key)) is not None:
+            reason = f"precisions: got {key} {value}; expected none, since size finds it"
+            raise UserError(f"{reason}; try leaving {key} out")
     inputs = size_inputs(model, chip, engine, precisions)
     longest = inputs.model.max_position_embeddings
     if demand.context > longest:

@@ -112,6 +112,10 @@ class TrialSeries:
         begin = len(batch.arrival) // WARM_UP
         return replace(batch, arrival=batch.arrival * (measured_rate(batch, begin) / load))
 
+    def share_of(self, kind: SLO | None) -> float:
+        """Return the share of a kind's requests that must meet its SLO: by its own percentile."""
+        return kind.share if kind and kind.percentile is not None else self.share
+
     def run_trial(self, load: float) -> LoadTrial:
         """Return the result of a run at a load, and report it."""
         requests = self.requests_at(load)
@@ -136,10 +140,8 @@ class TrialSeries:
         for number, (name, own) in enumerate(rows.requests.kinds.items()):
             of_kind = counted & (rows.requests.kind == number)
             if (own or self.slo).limits and of_kind.any():
-                percentile = (own or self.slo).percentile if own else None
-                share = self.share if percentile is None else percentile / 100
                 attained = float(good[of_kind].mean())
-                kinds[name] = KindTrial(share, attained, missed_of(of_kind))
+                kinds[name] = KindTrial(self.share_of(own), attained, missed_of(of_kind))
         trial = LoadTrial(
             load=load,
             attainment=float(good[counted].mean()),
@@ -172,7 +174,7 @@ class TrialSeries:
                 continue
             prompt, output = requests.prompt[of_kind], requests.output[of_kind]
             part = RequestBatch(requests.arrival[of_kind], prompt, output)
-            if reason := replace(self, slo=slo).unloaded_miss(part):
+            if reason := replace(self, slo=slo, share=self.share_of(own)).unloaded_miss(part):
                 return f"{name}: {reason}"
         if requests.kinds:
             return ""

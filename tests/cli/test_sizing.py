@@ -166,6 +166,28 @@ def test_size_in_code_takes_names():
     assert sized.summary.identity.chips == 324
 
 
+@pytest.mark.parametrize(
+    ("model", "own"),
+    [
+        ("gpt-oss-120b", {}),  # its file has several precisions of weights
+        ("llama-2-70b", {"attention": "fp8", "hidden": "fp32", "kv_split": "sequence", "slots": 3}),
+    ],
+)
+def test_a_written_plan_is_that_of_the_result(model, own, tmp_path):
+    sized = sim.size(model, "h100-sxm", engine="vllm", precisions=Plan(**own))
+    (tmp_path / "mine.yaml").write_text(sized.scenario_text(tmp_path), encoding="utf-8")
+    deployment = sim.read(tmp_path / "mine.yaml").deploy("h100-sxm")
+    assert deployment.layout.plan == sized.result.deployment.layout.plan
+    assert deployment.fit.weights == sized.result.deployment.fit.weights
+
+
+@pytest.mark.parametrize("key", ["tensor", "replicas", "balance", "search"])
+def test_a_plan_with_what_size_finds_is_refused(key):
+    plan = Plan(**{key: {"balance": "memory", "search": "speed"}.get(key, 8)})
+    with pytest.raises(sim.UserError, match=f"precisions: got {key} .*; try leaving {key} out"):
+        sim.size("llama-2-70b", "h100-sxm", engine="vllm", precisions=plan)
+
+
 def test_tokens_and_times_have_short_forms():
     assert [read_tokens(text) for text in ("32k", "32768", "32768 token")] == [32768] * 3
     assert [read_tpot(text) for text in ("10ms", "10 ms", "0.01 s")] == [0.01] * 3

@@ -293,6 +293,21 @@ def test_the_cache_is_read_once_for_each_query_head(make_deployment, make_engine
     assert apart.fit == shared.fit
 
 
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_each_query_head_reads_the_latent_again(make_deployment, make_model, make_engine, tensor):
+    """Every chip has the one latent, and reads it for each of its heads. The config has KV heads all the same."""
+    latent = {"kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+    family = {"model_type": "deepseek_v3", "first_k_dense_replace": 99, "q_lora_rank": 16}
+    model = make_model(num_key_value_heads=4, **family, **latent)
+    of_one, of_each = (
+        make_deployment(
+            tensor, plan=Plan(tensor=tensor), model=model, engine=make_engine(kv_reads=kind)
+        ).costs.terms(Work(decodes=3, context=300, logits=3))[0, TIME, KV]
+        for kind in ("kv-heads", "query-heads")
+    )
+    assert of_each == pytest.approx(4 / tensor * of_one)
+
+
 @pytest.mark.parametrize("compute", ["memory binds later", "compute binds later"])
 def test_the_contract_ends_where_the_other_side_binds(deployments, compute):
     costs = deployments[compute, "one chip", "ideal"].costs

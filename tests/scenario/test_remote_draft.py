@@ -66,6 +66,7 @@ REFUSED = {
     "named.plan={tensor: 1, replicas: 2}": "plan.replicas: got 1; expected 2, a drafter for each repl",
     f"named.plan=auto|{DRAFT}system={{chip: l40s, chips: 3, engine: tensorrt-llm, plan: {{replicas: 3}}}}": "got 2 chips, over which no plan splits llama-3.1-8b into 3 replicas; expected",
     "named.engine=groq-compiler": "named.engine: got groq-compiler, which has tokens_per_beat; expec",
+    "small.plan.slots=2": "draft.system.plan.slots: got 2; expected none, since a drafter has the",
     "named.plan={tensor: 2, slots: 2}": "plan.slots: got 2; expected 1 with a drafter on other chips;",
     "small.kv_tokens=1000 token|named.kv_tokens=2000 token": "named.kv_tokens: got 2000 token; expec",
     f"{DRAFT}system={{like: small}}": "draft-system has no 'like'",

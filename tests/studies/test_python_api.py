@@ -141,6 +141,8 @@ def test_numbers_that_a_function_takes_are_checked():
         sim.capacity(SCENARIO, requests=0)
     with pytest.raises(sim.UserError, match="jobs: got 0; expected a whole number of at least 1"):
         sim.sweep(SCENARIO, over={"workload.rate": ["1 request/s"]}, jobs=0)
+    with pytest.raises(sim.UserError, match="systems: got 'cart'; expected card; did you mean 'c"):
+        sim.search_plans(SCENARIO, systems=["cart"])
 
 
 def test_a_scenario_that_was_set_in_code_is_not_changed_silently(result):

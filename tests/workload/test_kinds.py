@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from sim.report.answer import condition_lines
+from sim.report.first_screen import remarks
 from sim.results.attainment import meets_slo
 from sim.results.metrics import summarize
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.serving.service import serve
 from sim.studies.capacity import capacity
+from sim.studies.run import run
 from sim.studies.trials import counted_span, measured_rate
 from sim.workload.arrivals import ClosedLoop, Gamma, Poisson
 from sim.workload.lengths import Length
@@ -226,6 +229,27 @@ def test_the_capacity_of_kinds_is_that_of_the_kind_that_misses_first(scenario_of
         assert all(kind.met for kind in found.best.kinds.values())
     assert rates["tight"] < 0.98 * rates["loose"]
     assert found.above.binds(0.9) == "ttft of short"
+
+
+def test_a_kind_that_misses_its_slo_alone_has_a_capacity_by_its_own_percentile(scenario_of):
+    """About half of the wide requests are too long for the limit, however low the load."""
+    alone = run(scenario_of(mixed(rate=1.0, n=200))).systems["one"].metrics.kinds["wide"].ttft
+    capacities = {}
+    for percentile in (None, 30):
+        wide = SLO(ttft=1.01 * alone.median / 1000, percentile=percentile)
+        found = capacity(scenario_of(mixed(short=SLO(ttft=1.0), wide=wide)), requests=300)
+        capacities[percentile] = found.systems["one"]
+    assert capacities[None].reason.startswith("wide: even alone, ")
+    assert capacities[30].best.kinds["wide"].attainment >= 0.3
+
+
+def test_a_run_judges_a_kind_by_its_own_percentile(scenario_of):
+    wide = SLO(ttft=1e-6, percentile=30)
+    summary = run(scenario_of(mixed(n=20, short=SLO(ttft=1.0), wide=wide))).summary
+    assert (
+        remarks(summary)[-1] == "one: 0 % of the wide requests are within the SLO; expected 30 %."
+    )
+    assert condition_lines(summary)[-1].endswith("wide 20 % (TTFT 1 us for 30 % of the requests).")
 
 
 def test_a_limit_in_flight_bounds_the_capacity(scenario_of):

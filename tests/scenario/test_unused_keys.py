@@ -1,0 +1,81 @@
+"""Keys that change nothing in their system are named, and only these."""
+
+from copy import deepcopy
+
+import pytest
+
+import sim
+from sim.scenario.layout import system_warnings
+from sim.scenario.unused_keys import unused_keys
+
+BASE = {
+    "model": "mixtral-8x7b",
+    "workload": {
+        "kind": "poisson",
+        "requests": 12,
+        "rate": "50 request/s",
+        "prompt": "64 token",
+        "output": "4 token",
+    },
+    "systems": {
+        "one": {"chip": "h200-sxm", "chips": 8, "engine": "vllm", "plan": {"tensor": 8}},
+    },
+}
+PREFIX = {"workload.shared_prefix": "64 token"}
+ROUTES = {"plan.tensor": 2, "plan.replicas": 4}
+RANKS = {"plan.tensor": 1, "plan.attention_data": 8}
+STAGES = {"plan.tensor": 2, "plan.pipeline": 4}
+LISTED = {
+    "workload": {
+        "kind": "listed",
+        "requests": [
+            {"arrival": "0 s", "prompt": "64 token", "output": "4 token", "priority": -number}
+            for number in range(12)
+        ],
+    },
+    "max_sequences": 1,
+}
+# By key: a value, and the other keys with which it has an effect.
+KEYS = {
+    "plan.dispatch": ("fp8", RANKS),
+    "plan.balance": ("memory", STAGES),
+    "plan.kv_split": ("sequence", {"plan.tensor": 16, "chips": 16, "chip": "gb200"}),
+    "order": ("priority", LISTED),
+    "prefix_caching": (True, PREFIX),
+    "router": ("round-robin", ROUTES),
+}
+
+
+def with_keys(keys):
+    scenario = deepcopy(BASE)
+    system = scenario["systems"]["one"]
+    for key, value in keys.items():
+        first, _, last = key.partition(".")
+        owner = scenario if first == "workload" else system
+        if last:
+            owner[first][last] = value
+        else:
+            owner[first] = value
+    return sim.run(scenario)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_is_named_exactly_where_it_changes_nothing(key):
+    value, other = KEYS[key]
+    for keys, unused in (({}, True), (other, False)):
+        without, having = with_keys(keys), with_keys(keys | {key: value})
+        same = without.requests.equals(having.requests)
+        deployment = having.systems["one"].members["one"].deployment
+        lines = unused_keys(having.scenario, "one", deployment)
+        assert [line.startswith(f"{key} has no effect: ") for line in lines] == [True] * unused
+        assert same == unused
+        assert set(lines) <= set(system_warnings(having.scenario, "one", deployment))
+
+
+def test_run_and_check_print_unused_keys(sramsim):
+    for command in ("run", "check"):
+        words = ("--set", "systems.h100.router=round-robin")
+        status, _, err = sramsim(command, "llama3-8b-lpu-vs-h100", *words)
+        assert status == 0
+        line = "systems.h100: warning: router has no effect: there is one replica"
+        assert err.count(line) == 1
