@@ -75,13 +75,15 @@ class Measure(Value):
 
         Raises: ScenarioError if no request arrives in it.
         """
-        last = float(np.nanmax(rows.arrival))
+        arrivals = rows.arrival[~np.isnan(rows.arrival)]
+        last = float(arrivals.max())
         start, end = self.window or (self.bounds[0], last)
         if not ((rows.arrival >= start) & (rows.arrival <= end)).any():
             until = f" to {end:g} s" if self.window else ""
+            nearest = float(arrivals[np.abs(arrivals - start).argmin()])
             raise ScenarioError(
                 f"measure: got no request from {start:g} s{until}; expected one or more; "
-                f"try an earlier time, the last request arrives at {last:g} s"
+                f"try another time; the nearest request arrives at {nearest:g} s"
             )
         return start, end
 

@@ -42,12 +42,12 @@ def check_members(systems: Mapping[str, AnySystem]) -> None:
         for path, member in parts.items():
             if member in plain:
                 continue
-            hint = spelling_hint(member, plain, f"there are {', '.join(plain) or 'none'}")
+            hint = spelling_hint(member, plain, f"try {' or '.join(plain) or 'chips of its own'}")
             whole = "a fleet" if isinstance(system, Fleet) else "a system of pools"
             other = "a fleet" if isinstance(systems.get(member), Fleet) else "a system of pools"
             what = f"{other} itself" if other == whole else other
-            reason = f"{brief(member)!r} is {what if member in systems else 'no system'}"
-            reason += f"; {whole} is made of systems with chips: {hint}"
+            reason = f"got {brief(member)!r}, {what if member in systems else 'no system'};"
+            reason += f" expected a system with chips; {hint}"
             raise error_at_path(path, member, reason)
     _check_drafters(systems)
 

@@ -184,9 +184,11 @@ class Scenario(ScenarioKeys):
         first = next(iter(models))
         for member, model in models.items():
             if model != models[first]:
-                served = f"{first} serves {models[first].id}, and {member} {model.id}"
-                parts = "pools" if isinstance(system, Pools) else "the members of a fleet"
-                raise PlanError(f"{self.where(name)}: {served}; {parts} serve one model")
+                parts = "both pools" if isinstance(system, Pools) else "all members"
+                raise PlanError(
+                    f"{self.where(name)}: got {models[first].id} for {first} and {model.id} for"
+                    f" {member}; expected one model for {parts}; try one `model` for them"
+                )
         return copies
 
     def require_few(self, name: str, deployments: Mapping[str, Deployment]) -> None:

@@ -283,7 +283,7 @@ def test_both_pools_serve_one_model(make_scenario, make_model):
     other = one.model_copy(update={"model": make_model(num_hidden_layers=2)})
     scenario = make_scenario({"pd": Pools(prefill="one", decode=other, transfer=LINK)})
     with pytest.raises(
-        PlanError, match=r"systems\.pd: pd\.prefill serves .* pools serve one model"
+        PlanError, match=r"systems\.pd: got .* for pd\.prefill and .* expected one model for both"
     ):
         sim.check(scenario)
 

@@ -556,11 +556,11 @@ FLEET = "mine.yaml:9"
     [
         (
             "{lpo: 1}",
-            f"{FLEET}: systems.both.fleet.lpo: 'lpo' is no system; a fleet is made of systems with chips: did you mean 'lpu'?",
+            f"{FLEET}: systems.both.fleet.lpo: got 'lpo', no system; expected a system with chips; did you mean 'lpu'?",
         ),
         (
             "{both: 1}",
-            f"{FLEET}: systems.both.fleet.both: 'both' is a fleet itself; a fleet is made of systems with chips: there are lpu",
+            f"{FLEET}: systems.both.fleet.both: got 'both', a fleet itself; expected a system with chips; try lpu",
         ),
         ("{lpu: 0}", f"{FLEET}: systems.both.fleet.lpu: got 0; expected at least 1"),
         (
@@ -577,7 +577,7 @@ FLEET = "mine.yaml:9"
         ),
         (
             "{lpu: 1, other: 2}",
-            "mine.yaml:8: systems.both: lpu serves llama-3.1-8b, and other llama-2-7b; the members of a fleet serve one model",
+            "mine.yaml:8: systems.both: got llama-3.1-8b for lpu and llama-2-7b for other; expected one model for all members; try one `model` for them",
         ),
     ],
 )
