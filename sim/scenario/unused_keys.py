@@ -39,7 +39,7 @@ def _unused_of_plan(plan: Plan, layout: Layout) -> Iterator[tuple[str, str]]:
     """Yield the keys of a plan that have no effect on a layout, and why."""
     of, blocks = layout.plan, layout.model.blocks
     if plan.dispatch and not (of.attention_data > 1 and any(block.experts for block in blocks)):
-        yield "dispatch", "only attention data parallelism with experts sends tokens to them"
+        yield "dispatch", "no attention rank sends tokens to experts of its pool"
     if plan.balance != "time" and of.pipeline == 1:
         yield "balance", "there is one stage"
     if plan.kv_split != "heads" and not any(

@@ -120,7 +120,7 @@ def _load_time(deployment: Deployment) -> Seconds | None:
 
     None if a chip's file has no host link.
     """
-    loads = [of.load for of in (deployment, *deployment.others)]
+    loads = [deployment.load, *(other.load for other in deployment.others)]
     known = [load for load in loads if load is not None]
     return max(known) if len(known) == len(loads) else None
 
