@@ -209,8 +209,8 @@ class Economics(Value):
     )
     pue: Annotated[float, Field(ge=1, le=10)] = Field(
         default=1.3,
-        description="Power usage effectiveness, a factor on the energy if `electricity` is set; "
-        "the default is assumed.",
+        description="Power usage effectiveness, a factor on the run's energy; the default is "
+        "assumed.",
     )
     utilisation: Fraction = Field(
         default=1.0, description="Share of a year at the load of the run, 0 to 1."

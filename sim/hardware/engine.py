@@ -149,13 +149,13 @@ class EngineSpeed(Sourced):
     )
     attention_memory_efficiency: Fraction | None = Field(
         default=None,
-        description="Share of the memory bandwidth that attention reaches, 0 to 1; default: that "
-        "of `kernels`.",
+        description="Share of the memory bandwidth that attention without a latent kernel reaches, "
+        "0 to 1; default: that of `kernels`.",
     )
     attention_compute_efficiency: Fraction | None = Field(
         default=None,
-        description="Share of the peak rate that attention reaches, 0 to 1; default: that of "
-        "`kernels`.",
+        description="Share of the peak rate that attention without a latent kernel reaches, 0 to "
+        "1; default: that of `kernels`.",
     )
     elementwise_efficiency: Fraction | None = Field(
         default=None,
@@ -353,7 +353,7 @@ class Engine(EngineSpeed):
     )
     kv_block: Tokens = Field(
         default=16,
-        description="Tokens of a block of the KV cache; with `prefix_caching` full blocks are "
+        description="With `prefix_caching`, tokens of a block of the KV cache; full blocks are "
         "shared.",
     )
     moe_layer_overhead: Seconds | None = Field(

@@ -17,7 +17,9 @@ class Power(Value):
     """
 
     maximum: Watts = Field(description="Limit of the chip, or of the card if sold as one [W].")
-    typical: Watts | None = Field(default=None, description="Power at work [W]; default: unknown.")
+    typical: Watts | None = Field(
+        default=None, description="Power at work [W], for people; the parts below count."
+    )
     idle: Watts | None = Field(
         default=None, description="Power always drawn [W]; default: unknown."
     )

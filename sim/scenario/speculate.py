@@ -34,7 +34,8 @@ class DraftSystem(Placement):
     """Chips of a drafter that are not those of the model, with their engine and plan.
 
     Each replica of the model has a replica of the drafter (`plan.replicas`). While its drafter is
-    down, a replica of the model makes no step, and keeps its sequences.
+    down, a replica of the model makes no step, and keeps its sequences. The model's scheduler
+    decides which sequences run, so `max_sequences` and `policy` of the drafter's engine are unused.
     Left out: chip fidelity.
     """
 

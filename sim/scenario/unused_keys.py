@@ -39,7 +39,7 @@ def _unused_of_plan(plan: Plan, layout: Layout) -> Iterator[tuple[str, str]]:
     """Yield the keys of a plan that have no effect on a layout, and why."""
     of, blocks = layout.plan, layout.model.blocks
     if plan.dispatch and not (of.attention_data > 1 and any(block.experts for block in blocks)):
-        yield "dispatch", "only attention data parallelism with experts sends tokens to them"
+        yield "dispatch", "no attention rank sends tokens to experts of its pool"
     if plan.balance != "time" and of.pipeline == 1:
         yield "balance", "there is one stage"
     if plan.kv_split != "heads" and not any(
@@ -50,15 +50,15 @@ def _unused_of_plan(plan: Plan, layout: Layout) -> Iterator[tuple[str, str]]:
 
 def _unused_of_requests(scenario: Scenario, system: System) -> dict[str, str]:
     """Return the keys that need requests of a kind that the workload does not have, and why."""
-    asked = {"order": system.order is by_priority, "prefix_caching": system.prefix_caching}
-    if not any(asked.values()):
+    wanted = {"order": system.order is by_priority, "prefix_caching": system.prefix_caching}
+    if not any(wanted.values()):
         return {}
     requests = scenario.workload.draw(scenario.seed)
     lacks = {
         "order": requests.priority is None and "all requests have equal priority",
         "prefix_caching": not requests.has_prefixes and "no two prompts begin alike",
     }
-    return {key: why for key, why in lacks.items() if asked[key] and why}
+    return {key: why for key, why in lacks.items() if wanted[key] and why}
 
 
 def _routes(scenario: Scenario, name: str, deployment: Deployment) -> bool:

@@ -39,6 +39,7 @@ from sim.scenario.pools import member_system
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
+from sim.units import Seconds
 
 DEGREE_KEYS = ("tensor", "attention_data", "expert", "pipeline", "replicas", "balance")
 
@@ -103,7 +104,7 @@ def plain_identity(scenario: Scenario, name: str, deployment: Deployment) -> Sys
         token_budget=layout.token_budget,
         kv_tokens=deployment.limits.kv_tokens,
         beat=_beat(deployment),
-        load_s=deployment.load,
+        load_s=_load_time(deployment),
         published=_published(deployment),
         speculation=_drafts(deployment),
         ffn=ffn_pool(deployment),
@@ -113,6 +114,16 @@ def plain_identity(scenario: Scenario, name: str, deployment: Deployment) -> Sys
         }
         or None,
     )
+
+
+def _load_time(deployment: Deployment) -> Seconds | None:
+    """Return the time until all chips have their weights, also those of an FFN pool or a drafter.
+
+    None if a chip's file has no host link.
+    """
+    loads = [deployment.load, *(other.load for other in deployment.others)]
+    known = [load for load in loads if load is not None]
+    return max(known) if len(known) == len(loads) else None
 
 
 def _changes(scenario: Scenario, name: str) -> dict[str, Change]:

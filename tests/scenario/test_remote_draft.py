@@ -13,6 +13,7 @@ from sim.studies.explaining import explain
 from sim.studies.run import plan, run
 from sim.studies.sensitivity import single_request_metrics
 from sim.studies.uncertain_numbers import uncertain_numbers
+from sim.units import parse_quantity
 
 SPEC = """\
 model: llama-3.1-8b
@@ -108,6 +109,17 @@ def test_chips_money_and_energy_are_those_of_both_parts(scenario, result):
         2,
         pytest.approx(10, rel=1e-3),
     )
+
+
+@pytest.mark.parametrize("link", ["1 GB/s", "1 TB/s", None])
+def test_weights_are_loaded_when_the_drafter_has_them_too(read, result, link):
+    """All chips load at the same time, so the slower part counts. An L40S has no host link in its file."""
+    card = f"{{like: l40s, host_link: {link}}}" if link else "l40s"
+    changed = read(SPEC.replace("chip: l40s", f"chip: {card}"))
+    identity = sim.plan(changed).planned_system("named", [64]).identity
+    drafter = identity.drafter.weight_bytes / parse_quantity(link, "B/s") if link else 0.0
+    own = result.summary.systems["plain"].identity.load_s
+    assert identity.load_s == (pytest.approx(max(own, drafter)) if link else None)
 
 
 POOLS = """\
