@@ -251,8 +251,7 @@ class Replica:
         tokens = self.executor.logits_so_far()
         for batch in self.scheduler.batches:
             if batch.running:
-                steps = self.executor.steps_so_far(batch)
-                tokens += batch.decoded_steps + batch.running * steps
+                tokens += batch.decoded_steps + batch.running * self.executor.steps_so_far(batch)
         return tokens
 
     def fail(self) -> list[Request]:

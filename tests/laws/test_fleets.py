@@ -278,7 +278,7 @@ def test_the_members_of_a_fleet_serve_one_model(make_scenario, make_model):
     for ask in (sim.run, sim.check, sim.plan):
         with pytest.raises(
             PlanError,
-            match=r"systems\.both: quick serves in-place, and slow in-place; the members of a fleet serve",
+            match=r"systems\.both: got in-place for quick and in-place for slow; expected one model for all members",
         ):
             ask(scenario)
 

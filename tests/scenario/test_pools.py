@@ -274,7 +274,7 @@ def test_pools_are_made_of_systems_with_chips(make_scenario):
             "fleet": Fleet(fleet={"one": 1}),
             "pd": Pools(prefill="one", decode=name, transfer=LINK),
         }
-        with pytest.raises(ValueError, match=f"'{name}' is {what}; a system of pools is made of"):
+        with pytest.raises(ValueError, match=f"got '{name}', {what}; expected a system with chips"):
             make_scenario(systems)
 
 
