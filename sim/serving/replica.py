@@ -92,8 +92,7 @@ class Replica:
         """Admit requests after the queue has changed, and let micro-batches take their prompts."""
         if (not self.reserve or self.admission.late) and self.scheduler.in_flight:
             # Free KV is known only after the current step: end it early and admit then.
-            # Late requests are queued there, too (`start_next`). A fast-forward over many steps
-            # would keep them waiting to its end.
+            # Late requests are queued then, too (`start_next`).
             self.executor.interrupt()
             return
         self.admission.admit()
@@ -199,10 +198,7 @@ class Replica:
         self.start_next(batch)
 
     def start_next(self, batch: MicroBatch) -> None:
-        """Start the step after one that is over, and then queue late requests.
-
-        With `Policies.ahead` this step was chosen before they came, so they wait for it, too.
-        """
+        """Start the step after one that is over, and then queue the requests that wait for it."""
         self.start_step(batch)
         if self.admission.late:
             self.admission.queue_late()

@@ -89,7 +89,7 @@ class ReplicaConfig:
 
 
 class ReplicaWiring(NamedTuple):
-    """What connects a replica with its run.
+    """The connections of a replica to its run.
 
     number: its place in the fleet. rows: the results that it writes.
     on_end: called with a request that ends, and the time [s].
