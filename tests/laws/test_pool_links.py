@@ -87,7 +87,7 @@ def test_no_more_bytes_pass_a_link_than_its_bandwidth_allows(config, transfers):
 
 
 def test_two_prompts_that_end_together_share_the_link(links):
-    """Each has 10 parts of 1 s, computed over 9 s.  Both need 20 s of the link, of which 9 pass."""
+    """Each has 10 parts of 1 s, computed over 9 s. They need 20 s of the link, 9 s of them early."""
     links.longest_prefill = 9.0
     parts = EarlyParts(10, 9.0)
     assert links.send(20.0, (0, 1), 10.0, parts)[-1][1] == 21.0
