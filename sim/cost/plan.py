@@ -369,7 +369,9 @@ def _listed(values: tuple[object, ...]) -> str:
 def _auto(value: object) -> object:
     if isinstance(value, str) and value != "auto":
         raise PydanticCustomError(
-            "quantity", "{reason}", {"reason": f"'{value}' is not a plan; write auto, or a mapping"}
+            "quantity",
+            "{reason}",
+            {"reason": f"got '{value}'; expected auto or a mapping; try plan: auto"},
         )
     return {"search": "speed"} if value == "auto" else value
 
