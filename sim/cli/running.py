@@ -121,7 +121,7 @@ def run_command(
 
 
 def note_unused_keys(file: str, result: "Result") -> None:
-    """Print the keys that are set and change nothing, on stderr."""
+    """Print a warning on stderr for each key that is set and has no effect."""
     from sim.scenario.pools import member_place
     from sim.scenario.unused_keys import unused_keys
 

@@ -40,11 +40,17 @@ class AttentionCore(NamedTuple):
     ideal_memory: LinearTime
 
     def sides(self, attended: float, cached: float) -> Sides:
-        """Return both sides for positions attended, and positions read."""
+        """Return the times to compute and to read, with losses and without.
+
+        attended, cached: positions that tokens attend to, and positions that are read.
+        """
         return Sides(*(seconds_at(time, attended, cached) for time in self[1:]))
 
     def prompt_seconds(self, work: Work) -> Seconds:
-        """Return the longer side of prompt chunks; the ideal ones are not computed, for speed."""
+        """Return the time of prompt chunks: the longer side. Unlike `sides` it omits ideal times.
+
+        The serving loop calls it for each step with prompts.
+        """
         attended, cached = self.prompt_positions(work)
         computing = seconds_at(self.compute, attended, cached)
         reading = seconds_at(self.memory, attended, cached)
@@ -164,7 +170,7 @@ class AttentionKind:
     def lines(self, numbers: range) -> list[DecodeLine]:
         """Return the attention of a layer over the context, for each number of sequences.
 
-        numbers: several only where the formulas take arrays (`Costs.together`).
+        numbers: of sequences; several only if the formulas take arrays (`Costs.together`).
         """
         if len(numbers) == 1:
             return [decode_line(self.of_decodes(numbers[0]), numbers[0], self.width)]
@@ -181,7 +187,7 @@ def attention_core(
 
     Positions are dealt to the ranks as the tokens are.
     tokens: of decodes they may be arrays; then the times are, too.
-    A state has the losses of attention, which are assumed for it.
+    States of recurrent layers are assumed to have the losses of attention.
     Left out: products with states in more bits.
     """
     ranked, share = tokens[0], tokens[0] / tokens[1]
@@ -230,9 +236,10 @@ def attention_losses(layout: Layout, shape: Mixer, decode: bool) -> AttentionLos
 def _kernel_losses(
     key: str, kernels: AttentionKernels, plan: ResolvedPlan, decode: bool
 ) -> AttentionLosses:
-    """Return the losses of kernels. key: of the kernels, from the engine's file on.
+    """Return the losses of attention kernels that were timed alone.
 
-    Decodes without an efficiency of computing have that of prompts.
+    Decodes without a compute efficiency of their own have that of prompts.
+    key: path of the kernels, which begins with `engine`.
     """
     narrow = plan.kv.bytes < 2
     cached = "fp8" if narrow and "fp8" in kernels.decode else "bf16"

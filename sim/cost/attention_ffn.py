@@ -63,11 +63,15 @@ class AttentionFfnCosts(Costs):
         self.layer_kinds, self.last_layer = Counter(pairs), pairs[-1]
         # Layers whose next one is on another FFN stage.
         self.before_stages = Counter(pairs[first - 1] for first in ffn.bounds[1:])
-        # The kinds of attention of each block, and of the drafter: places in `kinds`, and layers.
+        # Attention of each block, and of the drafter, as pairs: place in `kinds`, and layers.
         kinds, head = list(enumerate(self.kinds)), self.head
-        own = {kind.shape: place for place, kind in kinds if kind.part != head}
-        self._mixers = {b: [(own[mixer], 1.0) for mixer in b.mixers] for b, _ in self.layer_kinds}
-        self._draft_mixers = [(n, kind.layers.item()) for n, kind in kinds if kind.part == head]
+        places = {kind.shape: place for place, kind in kinds if kind.part != head}
+        self._mixers = {
+            block: [(places[mixer], 1.0) for mixer in block.mixers] for block, _ in self.layer_kinds
+        }
+        self._draft_mixers = [
+            (place, kind.layers.item()) for place, kind in kinds if kind.part == head
+        ]
         self._times: dict[tuple[int, int], dict[Block | Mixer | None, Seconds]] = {}
         self._layer: dict[tuple[Block, Block, int, int], LayerTimes] = {}
 
@@ -166,7 +170,7 @@ class AttentionFfnCosts(Costs):
     def _with_attention(
         self, seconds: Seconds, mixers: list[tuple[int, float]], work: Work
     ) -> tuple[Seconds, Seconds, int]:
-        """Return seconds with those of mixers, what each further step adds, and holds.
+        """Add the times of mixers to seconds. Return the sum, its growth, and `holds` of `Step`.
 
         mixers: the place of each in `kinds`, and its number of layers.
         """

@@ -20,7 +20,8 @@ TOKEN_BYTES = 4.0  # of a sampled token's number, on its way back to the first s
 def software_latency(engine: Engine, chip: Chip, chips: int, routes: bool = False) -> Seconds:
     """Return the software's latency of each phase of a collective over `chips` chips.
 
-    routes: whether it takes tokens to their experts or back.
+    routes: whether it takes tokens to their experts or back. Such collectives may have kernels of
+    their own (`dispatch_kernels`).
     """
     fixed, per_chip = engine.collective_latency, engine.collective_latency_per_chip
     kernels = engine.dispatch_kernels if routes else None

@@ -273,8 +273,8 @@ def _state_part(costs: StepRows, shape: Mixer, tally: Tally, tokens: float) -> _
     chunk = tally.prompt_tokens / steps if steps else 0.0
 
     def total(amount: Callable[[Layout, Mixer, float, bool], float]) -> float:
-        decodes, prompts = amount(layout, shape, 1.0, True), amount(layout, shape, chunk, False)
-        return chips * (decoded * decodes + steps * prompts)
+        of_decode, of_chunk = amount(layout, shape, 1.0, True), amount(layout, shape, chunk, False)
+        return chips * (decoded * of_decode + steps * of_chunk)
 
     return _Part(SIXTEEN_BITS, total(state_flops), 0.0, total(state_traffic))
 

@@ -109,7 +109,7 @@ class Layout:
         plan, blocks = self.plan, self.model.blocks[first : last + 1]
         weights = sum(self._kind_weights[kind] for kind in self.model.kinds[first : last + 1])
         if self.model.tie_word_embeddings and len(blocks) == len(self.model.blocks):
-            # One table serves both ends.
+            # Embedding and head share one table. It lies on this stage once.
             positions = blocks[0].vectors * plan.vector_bytes(blocks[0])
             weights -= self._kind_weights[0] - positions
         mixers = [mixer for block in blocks for mixer in block.mixers]
@@ -273,9 +273,13 @@ class MemoryFit:
         return (0.0 if self.apart else self.weights) + self.kv + self.activations + self.reserve
 
 
-def _fewest(rooms: Iterable[tuple[Bytes, Bytes]]) -> int:
-    """Return how many fit in the fullest stage. rooms: of each stage, its room and that of one."""
-    return max(0, min((math.floor(room / one) for room, one in rooms if one), default=0))
+def _fit_everywhere(rooms: Iterable[tuple[Bytes, Bytes]]) -> int:
+    """Return how many sequences, or tokens, fit in the fullest stage; 0 if no stage keeps any.
+
+    rooms: the free bytes of each stage, and the bytes there of one sequence or token.
+    """
+    counts = (math.floor(room / nbytes) for room, nbytes in rooms if nbytes)
+    return max(0, min(counts, default=0))
 
 
 def sequences(layout: Layout, tokens: int) -> tuple[int, int]:
@@ -283,7 +287,8 @@ def sequences(layout: Layout, tokens: int) -> tuple[int, int]:
     plan, window = layout.plan, layout.model.window
     rooms = [(layout.room(stage), stage.kv(tokens, window)) for stage in layout.stages]
     together = sum(room for room, _ in rooms) / sum(kv for _, kv in rooms)
-    return plan.attention_data * _fewest(rooms), max(0, math.floor(plan.attention_data * together))
+    fullest = plan.attention_data * _fit_everywhere(rooms)
+    return fullest, max(0, math.floor(plan.attention_data * together))
 
 
 def weights_only_chips(layout: Layout) -> int:
@@ -305,7 +310,7 @@ def most_kv_tokens(layout: Layout) -> int:
     and `reserve` are estimates.
     """
     capacity = layout.kv_memory.capacity
-    return layout.plan.attention_data * _fewest(
+    return layout.plan.attention_data * _fit_everywhere(
         (capacity - (0.0 if layout.apart else stage.weights), stage.first_token)
         for stage in layout.stages
     )
@@ -331,7 +336,7 @@ def fit(layout: Layout, request_tokens: float) -> MemoryFit:
     """Return whether every chip holds its weights, activations, reserve and one request's cache."""
     stages, window = layout.stages, layout.model.window
     fullest = min(stages, key=lambda stage: layout.room(stage) - stage.kv(request_tokens, window))
-    tokens = _fewest((layout.room(stage), stage.first_token) for stage in stages)
+    tokens = _fit_everywhere((layout.room(stage), stage.first_token) for stage in stages)
     state_tokens, state_sequences = state_room(layout, tokens)
     return MemoryFit(
         fits=all(layout.room(stage) >= stage.kv(request_tokens, window) for stage in stages),

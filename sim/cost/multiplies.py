@@ -188,8 +188,8 @@ def in_whole_tiles(multiply: Multiply) -> Multiply:
 def multiply_op(multiply: Multiply, tokens: float, apart: bool) -> Op:
     """Return the operation of one multiply of `tokens` tokens on the fullest chip.
 
-    apart: whether the weights stream from a memory of their own, which hides the reading of
-    activations.
+    apart: whether the weights stream from a memory of their own. Activations then take no time,
+    because they are read from another memory meanwhile.
     """
     flops, read = multiply.flops * tokens, 0.0 if apart else multiply.activations * tokens
     return Op(tokens, flops, multiply.weights, 0.0, read, multiply.precisions, (multiply.shape,))

@@ -26,7 +26,11 @@ PrecisionField = Annotated[
 
 
 class WeightFormat(StrEnum):
-    """A format in which a plan stores weights: a precision, or 4 bits with scales of blocks."""
+    """A format in which a plan stores weights: a precision, or 4-bit numbers with block scales.
+
+    A block is 16 or 32 numbers with a common scale.
+    Left out: scales of all formats but `mxfp4` and `nvfp4`.
+    """
 
     FP32 = "fp32"
     BF16 = "bf16"
@@ -40,7 +44,7 @@ class WeightFormat(StrEnum):
 
     @property
     def stored(self) -> NumberFormat:
-        """The precision of its numbers, and their bits with the scales."""
+        """The precision of a number, and its bits with its part of the scale."""
         if self is WeightFormat.MXFP4:
             return MXFP4
         if self is WeightFormat.NVFP4:
@@ -213,11 +217,10 @@ class Plan(Value):
             own, head = sixteen, self.head or WeightFormat(sixteen)
         activations = self.activations or Precision(checkpoint.activations or own)
         hidden = self.hidden or (activations if activations.bytes >= 2 else sixteen)
-        names = (self.weights, self.attention or self.weights, head)
-        chosen = ChosenWeights(*(name.stored if name else None for name in names))
+        chosen = chosen_weights(self.weights, self.attention or self.weights, head)
         stored = {
-            kind: Precision((own_format or model.main_format(kind)).precision)
-            for kind, own_format in chosen._asdict().items()
+            part: Precision((chosen_format or model.main_format(part)).precision)
+            for part, chosen_format in chosen._asdict().items()
         }
         assert not isinstance(self.kv, tuple), "a search takes one precision at a time"
         return ResolvedPlan(
@@ -273,13 +276,24 @@ class ChosenWeights(NamedTuple):
     head: NumberFormat | None
 
 
+def chosen_weights(
+    mlp: WeightFormat | None, attention: WeightFormat | None, head: WeightFormat | None
+) -> ChosenWeights:
+    """Return the formats that a plan's keys name; None stays None."""
+    return ChosenWeights(
+        mlp=mlp.stored if mlp else None,
+        attention=attention.stored if attention else None,
+        head=head.stored if head else None,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ResolvedPlan:
     """A plan for a number of chips: every degree and every precision has a value.
 
     The fields are the keys of `Plan`.
     weights, attention, head: precisions of most of the MLPs', attention's and tables' weights.
-    chosen: those that the plan chooses; `stored` has the format of each matrix.
+    chosen: the formats of weights that the plan chooses; `stored` has that of each matrix.
     slots: None for the default, which depends on the engine.
     weights_in, kv_in: None until the memories are chosen.
     """
@@ -305,9 +319,9 @@ class ResolvedPlan:
 
     @property
     def weights_name(self) -> str:
-        """The format of the weights, by the plan's name for it if the plan chooses it."""
-        names = (name.value for name in WeightFormat if name.stored == self.chosen.mlp)
-        return next(names, self.weights.value)
+        """The name of the weights' format; their precision if the plan does not choose it."""
+        names = [name.value for name in WeightFormat if name.stored == self.chosen.mlp]
+        return names[0] if names else self.weights.value
 
     @property
     def stage_size(self) -> int:
@@ -334,7 +348,7 @@ class ResolvedPlan:
         return -(-tokens // self.attention_data)
 
     def stored(self, block: Block, matrix: Matrix) -> NumberFormat:
-        """Return how a matrix of a block is stored: as the plan chooses, or in the checkpoint."""
+        """Return the format of a matrix of a block: the plan's, or else the checkpoint's."""
         chosen = self.chosen.mlp
         if block.kind in ("attention", "recurrent"):
             chosen = self.chosen.attention
@@ -355,7 +369,9 @@ def _listed(values: tuple[object, ...]) -> str:
 def _auto(value: object) -> object:
     if isinstance(value, str) and value != "auto":
         raise PydanticCustomError(
-            "quantity", "{reason}", {"reason": f"'{value}' is not a plan; write auto, or a mapping"}
+            "quantity",
+            "{reason}",
+            {"reason": f"got '{value}'; expected auto or a mapping; try plan: auto"},
         )
     return {"search": "speed"} if value == "auto" else value
 

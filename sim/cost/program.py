@@ -52,9 +52,10 @@ class Program(NamedTuple):
 
 
 def computing_seconds(costs: Costs, work: Work) -> dict[Block, Seconds]:
-    """Return the seconds that each block takes every chip of its stage, without messages.
+    """Return the time of each block on each chip of its stage.
 
-    The head has all passes of a drafter, with their messages.
+    The head includes all passes of a drafter, with their collectives.
+    Left out: collectives of the model.
     """
     parts: defaultdict[Block | Mixer | None, Seconds] = defaultdict(float)
     for row in costs.rows(work):
@@ -62,7 +63,9 @@ def computing_seconds(costs: Costs, work: Work) -> dict[Block, Seconds]:
             parts[row.part] += row.seconds * float(row.repeats[-1])
         elif row.shares is not IS_COLLECTIVE:
             parts[row.part] += row.seconds
-    return {b: parts[b] + sum(parts[mixer] for mixer in b.mixers) for b in costs.blocks}
+    return {
+        block: parts[block] + sum(parts[mixer] for mixer in block.mixers) for block in costs.blocks
+    }
 
 
 def program(costs: Costs, work: Work) -> Program:

@@ -195,7 +195,7 @@ class StepRows:
             yield self._exchange_row(block, repeats, exchanges, ranked, alone)
 
     def _stage_rows(self, ranked: int) -> Iterator[Row]:
-        """Yield the gathers with which stages begin, and the overhead of a step."""
+        """Yield the collectives with which stages begin, and the overhead of a step."""
         for stage, members in self.stage_groups.items():
             if gather := self.collectives.gather(ranked, stage):
                 yield self._exchange_row(None, members, gather, ranked, (0.0, 0.0))

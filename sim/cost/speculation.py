@@ -8,7 +8,13 @@ from dataclasses import dataclass, replace
 
 from pydantic import Field
 
-from sim.cost.plan import ChosenWeights, PrecisionField, ResolvedPlan, WeightFormatField
+from sim.cost.plan import (
+    ChosenWeights,
+    PrecisionField,
+    ResolvedPlan,
+    WeightFormatField,
+    chosen_weights,
+)
 from sim.hardware.chip import Precision
 from sim.hardware.engine import Engine
 from sim.inputs.values import Value
@@ -52,20 +58,22 @@ class DraftPlan(Value):
     def on(self, plan: ResolvedPlan, model: Model) -> ResolvedPlan:
         """Return the plan of the drafter on a stage of the system's plan."""
         routed = any(block.experts for block in model.blocks)
-        own = self.weights.stored if self.weights else None
-        head = self.head.stored if self.head else None
-        of = plan.chosen
-        chosen = ChosenWeights(own or of.mlp, own or of.attention, head or of.head)
+        own, of_model = chosen_weights(self.weights, self.weights, self.head), plan.chosen
+        chosen = ChosenWeights(
+            mlp=own.mlp or of_model.mlp,
+            attention=own.attention or of_model.attention,
+            head=own.head or of_model.head,
+        )
         return replace(
             plan,
             tensor=self.tensor or plan.tensor,
             expert=plan.expert if routed and not self.tensor else 1,
             pipeline=1,
-            weights=Precision(own.precision) if own else plan.weights,
-            attention=Precision(own.precision) if own else plan.attention,
+            weights=Precision(own.mlp.precision) if own.mlp else plan.weights,
+            attention=Precision(own.attention.precision) if own.attention else plan.attention,
             activations=self.activations or plan.activations,
             kv=self.kv or plan.kv,
-            head=Precision(head.precision) if head else plan.head,
+            head=Precision(own.head.precision) if own.head else plan.head,
             chosen=chosen,
         )
 

@@ -50,7 +50,7 @@ class Parts(NamedTuple):
 
 
 class Costs(StepRows):
-    """The cost of steps on one layout. Times that depend on token counts alone are kept.
+    """The cost of steps on one layout, with a cache of times that depend on token counts alone.
 
     back: time of a sampled token from the last stage to the first [s].
     launch: the engine's times to launch layers; None if nothing waits for the host.
@@ -105,7 +105,7 @@ class Costs(StepRows):
         return self._step(work, self.body(*self.size(work)))
 
     def _step(self, work: Work, body: Array) -> Step:
-        """Return the next step, with a body that the caller has computed."""
+        """Return the next step. body: float[stage], its time without sampling and attention [s]."""
         parts = self.parts(work)
         time, growth = self.with_parts(body, parts)
         if self.launch:  # the step at which each stage outgrows its launch is not computed
@@ -113,8 +113,9 @@ class Costs(StepRows):
         return Step(time, growth, 1 if self.sampled else parts.holds)
 
     def with_parts(self, body: Array, parts: Parts, passes: int = 1) -> tuple[Array, Array]:
-        """Return float[stage], twice: a body with the other parts of a step, and its growth [s].
+        """Return time and growth of a step, float[stage] each [s].
 
+        body: float[stage], its time without sampling and attention [s].
         passes: how often the step samples.
         """
         time, growth = body.copy(), np.zeros(self.stages)
@@ -125,7 +126,7 @@ class Costs(StepRows):
         return time, growth
 
     def leave_times(self, work: Work) -> tuple[Seconds, Seconds]:
-        """Return the time of a step on the slowest stage, and until it leaves the last stage."""
+        """Return how long a step takes on the slowest stage, and until it leaves the last one."""
         stages = self.step(work).time
         return float(stages.max()), float(stages.sum() + self.hops(self.ranked(work)).sum())
 
@@ -256,7 +257,7 @@ class Costs(StepRows):
         return self.launched * (self.launch.prefill if work.prompt_tokens else self.launch.decode)
 
     def launch_wait(self, work: Work, busy: Array) -> Array:
-        """Return float[stage]: the seconds for which chips wait for launches of layers.
+        """Return float[stage]: the seconds for which chips wait for the host to launch layers.
 
         busy: float[stage], seconds of the rows of the step.
         """
@@ -279,18 +280,18 @@ class Costs(StepRows):
         return times, growth, holds
 
     def prompt_cores(self, work: Work) -> list[AttentionCore]:
-        """Return, by kind of attention, that of a layer for the prompt chunks of a step."""
+        """Return the attention of one layer for the prompt chunks of a step, for each kind."""
         key = work.ranked_prompt, work.prompt_tokens
         if key not in self._chunks:
             self._chunks[key] = [kind.of_chunks(*key) for kind in self.kinds]
         return self._chunks[key]
 
     def decode_lines(self, decodes: int) -> list[DecodeLine]:
-        """Return, by kind of attention, that of a layer for so many sequences."""
+        """Return the attention of one layer for a number of sequences, for each kind."""
         if decodes not in self._lines:
             first = decodes - (decodes - 1) % self.together
             numbers = range(first, first + self.together)
             lines = [kind.lines(numbers) for kind in self.kinds]
             for place, number in enumerate(numbers):
-                self._lines[number] = [of_kind[place] for of_kind in lines]
+                self._lines[number] = [lines_of_kind[place] for lines_of_kind in lines]
         return self._lines[decodes]

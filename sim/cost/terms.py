@@ -75,7 +75,8 @@ def _whole(term: int) -> Shares:
     return ((term, 1.0),)
 
 
-# The shares of rows that belong to one term. They can be pickled: other processes get rows.
+# The shares of rows that belong to one term. Rows are pickled for other processes, and lambdas
+# cannot be.
 IS_ACTIVATIONS, IS_OVERHEAD = partial(_whole, ACTIVATIONS), partial(_whole, OVERHEAD)
 IS_COLLECTIVE, IS_HOP = partial(_whole, COLLECTIVES), partial(_whole, HOPS)
 

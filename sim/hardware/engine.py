@@ -64,7 +64,8 @@ class Host(Value):
     )
     prompt_token: Seconds = Field(
         default=0.0,
-        description="The same for each token of the prompt [s].",
+        description="Time that client, HTTP and tokenizer add for each prompt token beyond the "
+        "busy times [s].",
     )
     layer_launch: Launch | None = Field(
         default=None, description="In place of the engine's `layer_launch`; default: the engine's."
@@ -149,13 +150,13 @@ class EngineSpeed(Sourced):
     )
     attention_memory_efficiency: Fraction | None = Field(
         default=None,
-        description="Share of the memory bandwidth that attention without a latent kernel reaches, "
-        "0 to 1; default: that of `kernels`.",
+        description="Share of the memory bandwidth that attention reaches, 0 to 1, except with "
+        "latent kernels; default: that of `kernels`.",
     )
     attention_compute_efficiency: Fraction | None = Field(
         default=None,
-        description="Share of the peak rate that attention without a latent kernel reaches, 0 to "
-        "1; default: that of `kernels`.",
+        description="Share of the peak rate that attention reaches, 0 to 1, except with latent "
+        "kernels; default: that of `kernels`.",
     )
     elementwise_efficiency: Fraction | None = Field(
         default=None,
@@ -184,8 +185,8 @@ class EngineSpeed(Sourced):
     )
     dispatch_kernels: KernelsField | None = Field(
         default=None,
-        description="Collectives that take tokens to their experts and back, timed alone; "
-        "default: the same latencies as other collectives.",
+        description="Timed collectives that take tokens to their experts and back; default: "
+        "those of other collectives.",
     )
     collective_efficiency: Fraction = Field(
         description="Share of the link's bandwidth that collectives reach, 0 to 1."
@@ -353,8 +354,8 @@ class Engine(EngineSpeed):
     )
     kv_block: Tokens = Field(
         default=16,
-        description="With `prefix_caching`, tokens of a block of the KV cache; full blocks are "
-        "shared.",
+        description="With `prefix_caching`, tokens of a block of the KV cache; requests share full "
+        "blocks.",
     )
     moe_layer_overhead: Seconds | None = Field(
         default=None, description="Extra time of each layer with experts [s]; default: none."

@@ -18,7 +18,8 @@ class Power(Value):
 
     maximum: Watts = Field(description="Limit of the chip, or of the card if sold as one [W].")
     typical: Watts | None = Field(
-        default=None, description="Power at work [W], for people; the parts below count."
+        default=None,
+        description="Usual power at work [W], shown in results; energies come from the keys below.",
     )
     idle: Watts | None = Field(
         default=None, description="Power always drawn [W]; default: unknown."

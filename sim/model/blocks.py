@@ -150,7 +150,10 @@ class Attention(Stateless):
         return 2.0 * heads * (absorbed if decode or self.sparse else unpacked)
 
     def reads(self, tensor: int = 1) -> float:
-        """Return the query heads for each KV head, or for the latent, on the fullest chip."""
+        """Return how often each cached position is read if each query head reads it again.
+
+        That is the number of query heads for each KV head, or for the latent, on the fullest chip.
+        """
         return math.ceil(self.heads / tensor) / math.ceil(self.cached_heads / tensor)
 
 

@@ -251,21 +251,22 @@ def _best_first(
     trials: dict[PlanTrial, Layout], tpot: Callable[[Layout], Seconds], by_speed: bool
 ) -> tuple[ResolvedPlan, tuple[PlanTrial, ...]]:
     """Return the best plan, and the trials with estimated times, the best first."""
-    fewest = min((t.chips for t in trials if t.fits), default=0)
-    timed = {
-        t._replace(tpot=tpot(layout))
-        if t.fits
-        and (by_speed or t.chips == fewest)  # an estimate on hundreds of chips takes a second
-        else t: layout.plan
-        for t, layout in trials.items()
-    }
-    # An error names the first plan: if none fits, the plan that misses least.
-    replicas_of = {t: -t.replicas if t.fits else t.replicas for t in timed}
-    order = sorted(
-        timed,
-        key=lambda t: (not t.fits, 0 if by_speed else t.chips, t.tpot or math.inf, replicas_of[t]),
-    )
-    return timed[order[0]], tuple(order)
+    fewest = min((trial.chips for trial in trials if trial.fits), default=0)
+    plans: dict[PlanTrial, ResolvedPlan] = {}
+    for trial, layout in trials.items():
+        # An estimate on hundreds of chips takes a second.
+        is_timed = trial.fits and (by_speed or trial.chips == fewest)
+        plans[trial._replace(tpot=tpot(layout)) if is_timed else trial] = layout.plan
+
+    def order_key(trial: PlanTrial) -> tuple[bool, int, float, int]:
+        # If no plan fits, an error names the first one: that with the fewest replicas, which
+        # misses least. Plans that fit are better with more replicas.
+        replicas = -trial.replicas if trial.fits else trial.replicas
+        chips = 0 if by_speed else trial.chips
+        return not trial.fits, chips, trial.tpot or math.inf, replicas
+
+    order = sorted(plans, key=order_key)
+    return plans[order[0]], tuple(order)
 
 
 def _estimate(

@@ -79,8 +79,8 @@ class CapacityOfSystem:
     above: the trial at the lowest load that is not met; None without one.
     kinds: attainment of each kind of requests there; None without kinds.
     sessions: sessions/s that start at the highest load; None without sessions.
-    requests: of a trial. reason: why there is no load that is met, or none that is not, or why
-        higher ones may be met.
+    requests: of a trial.
+    reason: why no load is met, why each load is met, or why loads above the highest may be met.
     best: None unless plans were searched.
     """
 

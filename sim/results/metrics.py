@@ -83,7 +83,7 @@ class Measure(Value):
             nearest = float(arrivals[np.abs(arrivals - start).argmin()])
             raise ScenarioError(
                 f"measure: got no request from {start:g} s{until}; expected one or more; "
-                f"try another time; the nearest request arrives at {nearest:g} s"
+                f"try {nearest:g} s, when the nearest request arrives"
             )
         return start, end
 

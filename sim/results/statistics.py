@@ -165,7 +165,8 @@ class KindMetrics:
 
     slo: its limits by name [s]; None without an SLO. attainment: share of its requests that meet
         them; None without an SLO, or if no request of the kind is counted.
-    slo_percentile: of its requests that must meet its own SLO; None: not judged alone.
+    slo_percentile: percent of its requests that must meet its own SLO; None without a percentile
+        of its own.
     """
 
     requests: int

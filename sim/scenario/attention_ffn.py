@@ -50,7 +50,7 @@ class AttentionFfn(Shown):
     With m parts a layer takes max(m * slowest of pools and links, attention + out + FFN + back).
 
     The options of the scheduler are those of `attention`. Several copies make a `fleet`.
-    The engine of `attention` also has the time for a step and for each sequence.
+    `step_overhead` and `sequence_overhead` are those of the engine of `attention`.
     At chip fidelity the visits to the pools follow from the queues of chips and links.
     `attention.fidelity` and `attention.link_errors` apply to both pools, and to the links between
     them. A message between the pools crosses one cable.

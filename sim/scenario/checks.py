@@ -100,8 +100,8 @@ def _owned_systems(scenario: ScenarioKeys) -> None:
     chips = {key: n for name in plain for key, (_, n) in owned_chips(systems, name).items()}
     for name, own in scenario.money.systems.items():
         if name not in chips:
-            hint = spelling_hint(name, chips, f"there are {', '.join(chips) or 'none'}")
-            reason = f"{brief(name)!r} is no system with chips; {hint}"
+            hint = spelling_hint(name, chips, f"try {' or '.join(chips) or 'leaving it out'}")
+            reason = f"got {brief(name)!r}; expected a system with chips; {hint}"
             raise error_at_path(("economics", "systems", name), name, reason)
         serve = chips[name]
         if own.chips and own.chips < serve:

@@ -101,11 +101,12 @@ def require_ring_places(scenario: Scenario, name: str, deployment: Deployment) -
 def require_one_micro_batch(scenario: Scenario, name: str, deployment: Deployment) -> None:
     """Check that a system with `async_scheduling` has one micro-batch in flight.
 
-    Raises: ValueError if it has several: the next step to begin is then another one's.
+    Raises: ValueError if it has several, because the step that begins next is then one of another
+    micro-batch.
     """
     several = deployment.limits.micro_batches
     if scenario.plain(name).async_scheduling and several > 1:
-        reason = f"got true with {several} micro-batches in flight; expected one stage; "
+        reason = f"got true with {several} micro-batches in flight; expected one micro-batch; "
         raise error_at_path(("async_scheduling",), True, f"{reason}try leaving it out")
 
 

@@ -34,8 +34,8 @@ class DraftSystem(Placement):
     """Chips of a drafter that are not those of the model, with their engine and plan.
 
     Each replica of the model has a replica of the drafter (`plan.replicas`). While its drafter is
-    down, a replica of the model makes no step, and keeps its sequences. The model's scheduler
-    decides which sequences run, so `max_sequences` and `policy` of the drafter's engine are unused.
+    down, a replica of the model makes no step, and keeps its sequences. Only the model has a
+    scheduler, so `max_sequences` and `policy` of the drafter's engine have no effect.
     Left out: chip fidelity.
     """
 

@@ -13,20 +13,16 @@ MOST_POINTS = 100_000  # of a sweep
 def _checked_sweep(sweep: object) -> object:
     """Return the sweep.  Raises: PydanticCustomError if it is no grid and no list of points."""
     points = sweep if isinstance(sweep, tuple) else (sweep,)
-    reason = ""
     if not points or not all(isinstance(point, Mapping) and point for point in points):
-        reason = (
-            "a sweep is a mapping of keys to lists, "
-            "{workload.rate: [1 request/s, 2 request/s]}, or a list of mappings"
+        raise value_error(
+            "got no keys; expected a mapping of keys to lists, or a list of mappings; "
+            "try {workload.rate: [1 request/s, 2 request/s]}"
         )
-    for key in () if reason else dict.fromkeys(key for point in points for key in point):
-        if not all(key.split(".")) or key.split(".")[0] in ("id", "sweep"):
-            reason = reason or (
-                f"{brief(key)!r} is no key to vary; write it with dots, such as workload.rate"
-            )
-    if isinstance(sweep, Mapping) and not reason:
-        reason = _grid_problem(sweep)
-    if reason:
+    for key in (key for point in points for key in point):
+        names = key.split(".")
+        if not all(names) or names[0] in ("id", "sweep"):
+            raise value_error(f"got {brief(key)!r}; expected a key with dots; try workload.rate")
+    if isinstance(sweep, Mapping) and (reason := _grid_problem(sweep)):
         raise value_error(reason)
     return sweep
 
@@ -37,10 +33,10 @@ def _grid_problem(grid: Mapping[str, object]) -> str:
     for key, values in grid.items():
         if not (isinstance(values, tuple) and values):
             value = brief(str(values))
-            return f"{key}: {value!r} is not a list of values, such as [1, 2]"
+            return f"{key}: got {value!r}; expected a list of values; try [1, 2]"
         count *= len(values)
     if count > MOST_POINTS:
-        return f"{count:,} points, and {MOST_POINTS:,} are the most"
+        return f"got {count:,} points; expected at most {MOST_POINTS:,}; try fewer values"
     return ""
 
 

@@ -131,8 +131,8 @@ class System(Placement, Shown):
     )
     rank_wait: Count | None = Field(
         default=None,
-        description="Most decode steps that prompts wait until each attention rank has one; "
-        "default: no wait.",
+        description="Most decode steps for which prompts wait until each attention rank has a "
+        "prompt; default: no wait.",
     )
     async_scheduling: bool = Field(
         default=False,

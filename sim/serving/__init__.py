@@ -7,13 +7,13 @@
 Read `scheduler` first (the decisions, in vLLM's words), then `replica` (steps from the scheduler to
 an executor, and back). The modules:
 
-* `service`, `users`, `front_end`: a run: requests come, wait for answers, and end.
+* `service`, `users`, `front_end`: one run, from the arrival of requests to their end.
 * `fleet`, `outages`: the replicas behind one router, and their failures.
-* `replica_config`, `limits`, `policy`: what a replica is given.
-* `replica`, `admission`, `kv_cache`: a replica, its queue, and the room of its requests.
-* `scheduler`, `micro_batch`, `request`, `prompt_chunks`, `step_draws`, `batch_wait`: the work of a
-  step.
-* `executors`, `kernel`: the way of steps through the stages.
+* `replica_config`, `limits`, `policy`: the configuration of a replica.
+* `replica`, `admission`, `kv_cache`: a replica, its queue, and its KV cache.
+* `scheduler`, `micro_batch`, `request`, `prompt_chunks`, `step_draws`: the work of a step.
+* `batch_wait`, `rank_wait`: prompts that wait for other prompts.
+* `executors`, `kernel`: the times of steps on their way through the stages.
 * `ring`: a replica in closed form.
 * `pools`, `pool_replicas`, `received`, `transfer`: prefill and decode on different replicas.
 * `event_order`: the order of events at one time.

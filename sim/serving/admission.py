@@ -17,9 +17,9 @@ class Admission:
 
     waiting: a heap of (key of the order, arrival, id, request). In a closed loop and in sessions
         a request may come after one with a larger id. Cancelled requests stay until they are first.
-    unseen: requests that have come since the step under way was chosen, and the next one with it
-        (`Policies.ahead`). They wait, but are not in the queue yet.
-    queued: waiting requests that are not cancelled, unseen ones included.
+    late: requests that came after the next step was chosen (`Policies.ahead`). They wait, but enter
+        the queue only when that step begins.
+    queued: waiting requests that are not cancelled, late ones included.
     prefilling: admitted requests whose prompts are not computed to their end, oldest first.
     requests: all unfinished requests, by id.
     lost: by id, what happens to requests whose rank has failed, when their step is over.
@@ -31,7 +31,7 @@ class Admission:
         self.kv_cache = KVCache(config.limits, config.policies.prefix_caching)
         self.order, self.draws = checked_order(config.policies.order), config.draws
         self.waiting: list[tuple[float, Seconds, int, Request]] = []
-        self.unseen: list[Request] = []
+        self.late: list[Request] = []
         self.queued = 0
         self.prefilling: deque[Request] = deque()
         self.requests: dict[int, Request] = {}
@@ -63,10 +63,10 @@ class Admission:
         self.rows.reason[request.id] = reason
         self.on_end(request, max(request.arrival, self.env.now - self.overhead))
 
-    def accept(self, request: Request, unseen: bool = False) -> None:
+    def accept(self, request: Request, late: bool = False) -> None:
         """Add a request to the queue, and to the unfinished requests.
 
-        unseen: the scheduler does not see it before the next step begins.
+        late: whether it enters the queue only when the next step begins (`queue_late`).
         """
         self.record_replica(request)
         rows, number = self.rows, request.id
@@ -77,20 +77,20 @@ class Admission:
                 request.steps = self.draws.steps(number, request.output - 1)
                 request.rate = (request.output - 1) / request.steps
             rows.steps[number] = request.steps
-        if unseen:
+        if late:
             self.queued += 1
             request.queued = True
-            self.unseen.append(request)
+            self.late.append(request)
         else:
             self.queue(request, self.order(request))
 
-    def see(self) -> None:
-        """Queue the requests that the scheduler has not seen."""
-        for request in self.unseen:
-            if not request.ended:  # a cancelled one has left
+    def queue_late(self) -> None:
+        """Move late requests to the queue, because a step has begun."""
+        for request in self.late:
+            if not request.ended:  # a cancelled request has ended, and is no longer counted
                 self.queued -= 1  # `queue` counts it again
                 self.queue(request, self.order(request))
-        self.unseen.clear()
+        self.late.clear()
 
     def record_replica(self, request: Request) -> None:
         """Record that this replica serves a request, which another one may have served before."""
@@ -209,7 +209,7 @@ class Admission:
     def lose_all(self) -> list[Request]:
         """Return all unfinished requests, and forget them, because the replica fails."""
         self.waiting.clear()
-        self.unseen.clear()
+        self.late.clear()
         self.prefilling.clear()
         lost = list(self.requests.values())
         self.requests.clear()

@@ -45,7 +45,7 @@ class CallAfter(simpy.Event):
 
 
 def call_at(env: simpy.Environment, time: Seconds, callback: Callback) -> None:
-    """Call a function at a time, or now if that has passed, as `CallAfter` does."""
+    """Call a function at a time, or now if that time has passed. Order: as with `CallAfter`."""
     CallAfter(env, max(0.0, time - env.now), callback)
 
 

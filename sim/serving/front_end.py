@@ -1,7 +1,7 @@
 """The process in front of an engine, which accepts requests and sends tokens one after the other.
 
 >>> front_end = FrontEnd(FrontEndTimes(0.5, prompt_token=0.0, token=0.0), tokens=lambda: 0.0)
->>> [front_end.wait(now, prompt=9) for now in (0.0, 0.0, 0.75)]
+>>> [front_end.delay(now, prompt=9) for now in (0.0, 0.0, 0.75)]
 [0.5, 1.0, 0.75]
 """
 
@@ -34,10 +34,10 @@ class FrontEnd:
         self.backlog = self.at = 0.0  # work that waits, at a time [s]
         self.made = 0.0  # tokens until that time
 
-    def wait(self, now: Seconds, prompt: int) -> Seconds:
-        """Return how long a request that arrives now needs to the engine.
+    def delay(self, now: Seconds, prompt: int) -> Seconds:
+        """Return how long a request that arrives now takes to reach the engine.
 
-        It waits for the work before it, and then for its own.
+        The front end first does the work that came before the request, and then the request's own.
         prompt: its tokens.
         """
         made = self.tokens()

@@ -119,9 +119,9 @@ class MicroBatch(BatchStep):
                 self.windowed -= excess
         finished: list[Request] = []
         while self.finish_steps and self.finish_steps[0][0] <= self.step:
-            finish = heapq.heappop(self.finish_steps)
-            self._leave(finish, finish[2].tokens)
-            finished.append(finish[2])
+            last, _, request = heapq.heappop(self.finish_steps)
+            self._leave(last, request, request.tokens)
+            finished.append(request)
         return finished
 
     def remove(self, finish: tuple[int, int, Request]) -> int:
@@ -133,14 +133,16 @@ class MicroBatch(BatchStep):
         self.finish_steps.remove(finish)
         heapq.heapify(self.finish_steps)
         made = self.steps_made(last, request)
-        self._leave(finish, request.prompt + 1 + request.rate * made)
+        self._leave(last, request, request.prompt + 1 + request.rate * made)
         request.answered = self._unskip(request, made) if self.skipped_since else self.last
         return made
 
-    def _leave(self, finish: tuple[int, int, Request], positions: float) -> None:
-        """Take a sequence out of the sums. positions: its part of `context`."""
-        request = finish[2]
-        joined = finish[0] - request.steps
+    def _leave(self, last: int, request: Request, positions: float) -> None:
+        """Subtract a sequence from the sums over sequences.
+
+        last: the step with which it would finish. positions: its part of `context`.
+        """
+        joined = last - request.steps
         self.running -= 1
         self.context -= positions
         self.added -= request.rate
@@ -150,7 +152,7 @@ class MicroBatch(BatchStep):
         if self.window:
             self._leave_window(self.window, joined, request)
         if not self.running:
-            # Sums of fractions would keep rounding errors.
+            # Sums of fractions would keep a rounding error for all later sequences.
             self.context = self.added = self.windowed = self.growing = 0
 
     def steps_made(self, finish_step: int, request: Request) -> int:

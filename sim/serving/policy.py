@@ -247,10 +247,10 @@ class Policies:
     deadline: from its arrival, after which a request is cancelled [s]; None is no limit.
     wait: how prompts wait for others; None if they do not.
     receive_every: steps with decodes after which the scheduler sees new requests.
-    rank_wait: the most steps that prompts wait for prompts of all other attention ranks; None if
-        they do not.
-    ahead: whether each step is chosen when the one before it begins, so that the processor never
-        waits for the scheduler. A request that comes later waits for one more step.
+    rank_wait: the most steps with decodes that prompts wait until each attention rank has one;
+        None if they do not.
+    ahead: whether each step is chosen when the one before it begins, so that chips never wait for
+        the scheduler. A request that comes during a step waits for the next step, too.
         Source: vLLM, --async-scheduling; TensorRT-LLM, overlap scheduler.
     size: the most sequences of a micro-batch; None is no limit.
     """

@@ -48,7 +48,7 @@ class Journey:
     source, target: replicas. prompt: the request as its prefill replica serves it.
     computed_at: when its first token was ready [s]. reserved_at: when the target reserved room for
         it [s]. Both are nan before.
-    sent: when it uses its links, as `KVLinks.send` returns it; None before.
+    sent: when its transfer uses the links, as `KVLinks.send` returns it; None before.
     """
 
     request: Request
@@ -92,11 +92,11 @@ class PooledFleet(ServingFleet):
         self.decode_router: Router = checked_router(configs[-1].policies.router)
         self.overhead = configs[0].overhead
         self.patience = configs[0].policies.deadline
-        horizon = 0.0
+        longest_prefill = 0.0
         if pools.transfer.overlap != "none":
             longest = int(rows.requests.prompt.max())
-            horizon = prefill_seconds(configs[0].costs, configs[0].limits, longest)
-        self.links = KVLinks(pools.transfer, configs, horizon)
+            longest_prefill = prefill_seconds(configs[0].costs, configs[0].limits, longest)
+        self.links = KVLinks(pools.transfer, configs, longest_prefill)
         layout = configs[0].costs.layout  # of all prefill replicas
         self.kv_bytes = cache(partial(prompt_kv_bytes, layout))
         rows.transfers = Transfers(len(rows.arrival), self.links.busy)
@@ -187,8 +187,9 @@ class PooledFleet(ServingFleet):
             self.start(journey)
 
     def start(self, journey: Journey) -> None:
-        """Start the transfer of a computed prompt, of which parts left during the prefill.
+        """Start the transfer of a computed prompt, some parts of which left during the prefill.
 
+        Its recorded start is that of the use of links after the prefill.
         Blocks in the decode replica's prefix cache do not travel.
         """
         rows, now, request = self.rows, self.env.now, journey.request
@@ -200,8 +201,8 @@ class PooledFleet(ServingFleet):
         before = journey.computed_at - journey.reserved_at
         parts = early_parts(transfer, config.costs, config.limits, computed, before)
         journey.sent = self.links.send(now, ends, nbytes, parts)
-        start = max(now, next(begin for begin, end in journey.sent if end >= now))
-        end = journey.sent[-1][1] + transfer.latency
+        begins_after = [begin for begin, end in journey.sent if end >= now]
+        start, end = max(now, begins_after[0]), journey.sent[-1][1] + transfer.latency
         rows.transfers.add(request.id, (start, end), nbytes)
         journey.source.executor.tally.sent += nbytes
         CallAfter(self.env, end - now, lambda _: self.arrive(journey, request))

@@ -65,7 +65,7 @@ def take_chunks(
         if left <= 0:  # less than 0 for a received prompt without a place
             break
         chunk = min(left, share - ranks[request.rank], tokens)
-        if not chunk:  # its rank has its share
+        if not chunk:  # its rank has no tokens left, but other ranks may
             unfinished += 1
             continue
         add_chunk(work, request.prefilled, chunk, limits.window)

@@ -83,16 +83,16 @@ class Replica:
             self.rows.turned_away[request.id] = True
             admission.refuse(request, f"the queue of {self.policies.max_waiting} is full")
             return
-        admission.accept(request, unseen=self.ahead and self.scheduler.in_flight > 0)
+        admission.accept(request, late=self.ahead and self.scheduler.in_flight > 0)
         if deadline is not None:
             call_at(self.env, request.arrival + deadline, lambda _: self.cancel(request))
         self.on_submit()
 
     def on_submit(self) -> None:
         """Admit requests after the queue has changed, and let micro-batches take their prompts."""
-        if (not self.reserve or self.admission.unseen) and self.scheduler.in_flight:
+        if (not self.reserve or self.admission.late) and self.scheduler.in_flight:
             # Free KV is known only after the current step: end it early and admit then.
-            # Unseen requests are seen when the next step has begun.
+            # Late requests are queued then, too (`start_next`).
             self.executor.interrupt()
             return
         self.admission.admit()
@@ -198,10 +198,10 @@ class Replica:
         self.start_next(batch)
 
     def start_next(self, batch: MicroBatch) -> None:
-        """Start the step after one that is over. Requests that came meanwhile wait for it, too."""
+        """Start the step after one that is over, and then queue the requests that wait for it."""
         self.start_step(batch)
-        if self.admission.unseen:
-            self.admission.see()
+        if self.admission.late:
+            self.admission.queue_late()
             self.on_submit()
 
     def back(self, batch: MicroBatch, leave: Seconds) -> None:

@@ -89,8 +89,9 @@ class ReplicaConfig:
 
 
 class ReplicaWiring(NamedTuple):
-    """The connections of a replica to its run: clock, number in the fleet, and rows of results.
+    """The connections of a replica to its run.
 
+    number: its place in the fleet. rows: the results that it writes.
     on_end: called with a request that ends, and the time [s].
     """
 

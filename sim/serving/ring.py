@@ -68,7 +68,8 @@ def beat_schedule(costs: Costs, context: float) -> BeatSchedule:
     decode = decodes_at(1, context, window)
     seen = min(context, window or context)
     last = _prompt_token(context, (seen, seen), logits=1)
-    beat, unloaded = map(max, zip(*map(costs.leave_times, (decode, last)), strict=True))
+    (decode_beat, decode_time), (last_beat, last_time) = map(costs.leave_times, (decode, last))
+    beat, unloaded = max(decode_beat, last_beat), max(decode_time, last_time)
     return BeatSchedule(beat, unloaded, math.ceil((unloaded + costs.back) / beat - 1e-9))
 
 

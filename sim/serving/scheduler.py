@@ -18,7 +18,7 @@ from sim.serving.micro_batch import MicroBatch
 from sim.serving.policy import BatchDecision, BatchState, continuous, is_steady
 from sim.serving.policy_checks import checked_batching, policy_name
 from sim.serving.prompt_chunks import take_chunks
-from sim.serving.rank_wait import steps_held
+from sim.serving.rank_wait import steps_until_prompts
 from sim.serving.received import add_received
 from sim.serving.request import Request
 from sim.serving.step_draws import kv_per_step
@@ -74,8 +74,8 @@ class Scheduler:
         self.admission, self.batches, self.tally, self.rows = admission, batches, tally, rows
         self.limits, self.policies = limits, policies = admission.limits, admission.policies
         self.prefilling, self.alone = admission.prefilling, limits.micro_batches == 1
-        waits = policies.wait or policies.rank_wait or policies.receive_every > 1
-        self.steady = is_steady(policies.batching) and not waits
+        prompts_wait = policies.wait or policies.rank_wait or policies.receive_every > 1
+        self.steady = is_steady(policies.batching) and not prompts_wait
         self.reserve, self.fast_path = policies.reserve, self.steady and limits.ranks == 1
         self.batching = checked_batching(policies.batching)
         self.is_default = self.steady and policies.batching is continuous
@@ -164,7 +164,7 @@ class Scheduler:
         if self.is_default:
             room = self.limits.token_budget - batch.running * self.width
             return BatchDecision(True, room, places)
-        if unseen := steps_held(self.admission, batch):
+        if delay := steps_until_prompts(self.admission, batch):
             prompts = 0
         decodes, chunk_tokens, ends = self.batching(self.state_of(batch, prompts))
         if prompts and places <= 0 and not decodes:
@@ -175,7 +175,7 @@ class Scheduler:
         if self.width > 1:  # a policy counts one token for each sequence
             used = batch.running * self.width if decodes else 0
             chunk_tokens = min(chunk_tokens, max(0, self.limits.token_budget - used))
-        if (wait := self.policies.wait) and not (unseen and self.prefilling):
+        if (wait := self.policies.wait) and not (delay and self.prefilling):
             chosen = self.prefilling if decodes and chunk_tokens > 0 else ()
             waiting = sum(request.prompt - request.prefilled for request in chosen)
             if batch.holds(wait, waiting, self.limits.token_budget):
@@ -203,8 +203,8 @@ class Scheduler:
     def steps_until_change(self, batch: MicroBatch) -> int:
         """Return the steps for which nothing changes."""
         steps = batch.steps_until_change()
-        if self.prefilling and (unseen := steps_held(self.admission, batch)):
-            steps = min(steps, unseen)
+        if self.prefilling and (delay := steps_until_prompts(self.admission, batch)):
+            steps = min(steps, delay)
         elif (held := batch.held_since) is not None and (wait := self.policies.wait):
             # If another micro-batch takes the prompts, the wait is over.
             steps = min(steps, held + wait.steps - batch.step if self.alone else 1)

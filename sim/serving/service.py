@@ -220,8 +220,8 @@ class Service:
         yield from self.wait_until(at + self.fleet.overhead)
         if (number := self.users.next_request(user)) is not None:
             if self.front_end:
-                wait = self.front_end.wait(self.env.now, self.prompts[number])
-                yield from self.wait_until(self.env.now + wait)
+                delay = self.front_end.delay(self.env.now, self.prompts[number])
+                yield from self.wait_until(self.env.now + delay)
             self.send_follow_up(number, at)
 
     def wait_until(self, at: Seconds) -> ServiceProcess:

@@ -65,32 +65,35 @@ Interval = tuple[Seconds, Seconds]  # start and end [s]
 
 
 class EarlyParts(NamedTuple):
-    """The parts of a KV cache that travel by themselves: layers, or chunks of the prompt.
+    """The parts in which a prompt's KV cache leaves its prefill replica: layers, or chunks.
 
-    window: time before the end of the prefill at which the first one may leave [s].
+    number: the parts. All but the last one may leave during the prefill.
+    window: how long before the end of the prefill the first part may leave [s].
     """
 
     number: int
     window: Seconds
 
 
-UNDIVIDED = EarlyParts(1, 0.0)
+UNDIVIDED = EarlyParts(1, 0.0)  # the whole KV cache leaves after the prefill
 
 
 class KVLinks:
     """The links of all replicas, first come, first served.
 
-    rates: B/s, by replica. booked: times in use of each link, ascending [s]. busy: their sum [s].
-    horizon: how long before its prompt is computed a transfer may begin [s].
-    A transfer uses the links of both replicas at the lower rate.
-    Left out: a later transfer that overtakes an earlier one whose other link is not free. Parts
-    that leave during the prefill take what time earlier prompts left, whenever each is computed.
+    A transfer uses the links of both replicas at the lower rate. It is booked when its prompt is
+    computed. Parts that left during the prefill are booked then, too, in time that was still free.
+    rates: B/s, by replica. booked: times in use of each link, ascending [s]. busy: time for which
+    each link was in use [s].
+    longest_prefill: of any prompt [s]. Bookings that ended earlier are forgotten.
+    Left out: a later transfer that overtakes an earlier one whose other link is not free. Also
+    when each early part is computed: the parts may share out their window in any way.
     """
 
     def __init__(
-        self, transfer: Transfer, configs: Sequence[ReplicaConfig], horizon: Seconds = 0.0
+        self, transfer: Transfer, configs: Sequence[ReplicaConfig], longest_prefill: Seconds = 0.0
     ) -> None:
-        self.shared, self.horizon = transfer.per != "flow", horizon
+        self.shared, self.longest_prefill = transfer.per != "flow", longest_prefill
         sizes = [config.costs.layout.plan.replica_size for config in configs]
         self.rates = [link_rate(transfer, size) for size in sizes]
         self.booked: list[list[Interval]] = [[] for _ in configs]
@@ -103,13 +106,14 @@ class KVLinks:
     def send(
         self, now: Seconds, ends: tuple[int, int], nbytes: Bytes, parts: EarlyParts = UNDIVIDED
     ) -> list[Interval]:
-        """Return when a transfer uses the links of two replicas, and keep them busy then.
+        """Book the links of two replicas for a transfer, and return when it uses them.
 
+        now: when the prompt is computed, and both replicas have room [s].
         The last part leaves `now` or later, and the others in free time of both links before it.
         """
         seconds = nbytes / self.rate(*ends)
         if parts.window and seconds:
-            used = self._early(now, ends, seconds, parts)
+            used = self._early_times(now, ends, seconds, parts)
         else:
             free_at = [self.booked[end][-1][1] for end in ends if self.booked[end]]
             start = max([now, *free_at]) if self.shared else now
@@ -117,53 +121,63 @@ class KVLinks:
         for end in ends:
             self.busy[end] += seconds
             if self.shared:
-                kept = [one for one in self.booked[end] if one[1] > now - self.horizon]
+                earliest = now - self.longest_prefill
+                kept = [(start, stop) for start, stop in self.booked[end] if stop > earliest]
                 self.booked[end] = sorted([*(kept or self.booked[end][-1:]), *used])
         return used
 
-    def _early(
+    def _early_times(
         self, now: Seconds, ends: tuple[int, int], seconds: Seconds, parts: EarlyParts
     ) -> list[Interval]:
-        """Return the latest free times with which a transfer ends as soon as it can."""
+        """Return when a transfer whose parts leave early uses both links.
+
+        It ends as soon as it can. It uses the latest free times before its end, because the later
+        a part leaves, the more likely it has been computed.
+        """
         booked = [*self.booked[ends[0]], *self.booked[ends[1]]] if self.shared else []
-        free, clock = list[Interval](), now - parts.window
-        for start, end in sorted(booked):
+        free, clock = list[Interval](), now - parts.window  # free time of both links
+        for start, stop in sorted(booked):
             if start > clock:
                 free.append((clock, start))
-            clock = max(clock, end)
+            clock = max(clock, stop)
         free.append((clock, math.inf))
-        # The last part leaves at `now` or later.
-        last = max(_end_of(free, now, seconds / parts.number), _end_of(free, -math.inf, seconds))
+        all_sent = _time_after(free, -math.inf, seconds)
+        last_sent = _time_after(free, now, seconds / parts.number)  # it leaves at `now` or later
+        finish = max(all_sent, last_sent)
         used: list[Interval] = []
         left = seconds
-        for start, end in reversed(free):
-            if (end := min(end, last)) > start and left > 0:
-                used.append((max(start, end - left), end))
-                left -= end - used[-1][0]
-        return used[::-1] or [(last, last)]
+        for start, stop in reversed(free):
+            stop = min(stop, finish)
+            if stop > start and left > 0:
+                begin = max(start, stop - left)
+                used.append((begin, stop))
+                left -= stop - begin
+        return used[::-1] or [(finish, finish)]
 
     def break_off(self, now: Seconds, ends: tuple[int, int], sent: Sequence[Interval]) -> None:
-        """Free the links of a transfer from `now` on. Those booked behind it begin no earlier.
+        """Free the links of a transfer from `now` on. Transfers booked after it keep their times.
 
         sent: its times of use, as `send` returned them [s].
         """
         for end in ends:
             for start, stop in sent:
-                if stop > now:
-                    self.busy[end] -= stop - max(now, start)
-                    if self.shared:
-                        self.booked[end].remove((start, stop))
-                        self.booked[end] += [(start, now)] if start < now else []
+                if stop <= now:
+                    continue
+                self.busy[end] -= stop - max(now, start)
+                if self.shared:
+                    self.booked[end].remove((start, stop))
+                    if start < now:
+                        self.booked[end].append((start, now))
             self.booked[end].sort()
 
 
-def _end_of(free: Sequence[Interval], since: Seconds, seconds: Seconds) -> Seconds:
-    """Return when so many seconds of free time since a time are over."""
-    for start, end in free:
+def _time_after(free: Sequence[Interval], since: Seconds, seconds: Seconds) -> Seconds:
+    """Return the time by which `seconds` of free time have passed since a time."""
+    for start, stop in free:
         begin = max(start, since)
-        if seconds <= end - begin:
+        if seconds <= stop - begin:
             return begin + seconds
-        seconds -= max(0.0, end - begin)
+        seconds -= max(0.0, stop - begin)
     return math.inf
 
 
@@ -175,12 +189,13 @@ def link_rate(transfer: Transfer, chips: int) -> BytesPerSecond:
 def early_parts(
     transfer: Transfer, costs: Costs, limits: SchedulerLimits, tokens: int, before: Seconds
 ) -> EarlyParts:
-    """Return the parts that leave during a prefill.
+    """Return the parts in which a prompt's KV cache leaves, some of them during the prefill.
 
+    With n parts and a prefill of time T, the window is min(before, (n - 1) / n * T): the first part
+    leaves when it is computed, but not before the receiver has room.
     tokens: those that the prefill computes.
-    before: time before the end of the prefill at which the receiver had room [s].
-    The first of n parts is computed after 1/n of the prefill's time, which is that of an otherwise
-    idle replica.
+    before: how long before the end of the prefill the receiver had room [s].
+    Left out: other work of the prefill replica, which makes T longer.
     """
     if transfer.overlap == "none" or before <= 0:
         return UNDIVIDED
@@ -193,7 +208,9 @@ def early_parts(
 def share_left(parts: EarlyParts, whole: Seconds) -> float:
     """Return the share of a prompt's KV cache that has not left when its prefill ends.
 
-    whole: time to send all of it, over links that no other transfer uses [s].
+    It is max(1/n, 1 - window / whole), with n parts.
+    whole: time to send all of it [s].
+    Left out: other transfers on the same links.
     """
     return max(1 / parts.number, 1 - parts.window / whole) if whole else 1.0
 

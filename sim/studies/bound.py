@@ -2,9 +2,9 @@
 
     load_bound(scenario, members)  # request/s, or users of a closed loop
 
-The bound assumes steps without gaps, prompts of mean length, and no waiting in an open loop. If
-the users of a closed loop send equal requests whose prompts fit in one step, no simulated load is
-higher.
+The bound assumes steps without gaps, prompts of mean length, and no waiting in an open loop. No
+simulated load is higher if all users of a closed loop send equal requests whose prompts fit in one
+step.
 The bound takes a fraction of a second, and a simulated capacity takes many. So searches begin
 with the bound.
 """
@@ -96,7 +96,8 @@ def load_point(
 ) -> LoadPoint | None:
     """Return an estimate of the request/s of all replicas, without gaps at the slowest stage.
 
-    request: lengths of the requests.  None if no load is within the SLO.
+    Return None if no load is within the SLO.
+    request: lengths of the requests.
     cached: tokens of the prompt that are in the cache, and are not computed.
     A micro-batch has k sequences and the prompt tokens that replace those which end:
     c = k (prompt - cached) / (output - 1).  A step takes the time t of the slowest stage, and
@@ -114,8 +115,8 @@ def load_point(
     If all users may be in step (`Loop.in_step`), their prompts come together, in groups that fill
     the token budget, or as large as the SLO's TTFT allows.  Other steps have no prompts, and an
     answer waits only for the prompts of other groups.  All users also pause together.
-    If requests or pauses differ, numbers of users vary, and the SLO's share of the requests must
-    not meet too many (`sim.studies.loop_users`).
+    If requests or pauses differ, the number of users at a replica varies. The mean is then so low
+    that the SLO's share of the requests is served in time (`sim.studies.loop_users`).
     Left out: users that wait, if no limit of the SLO includes waiting (`endless`); how much later
     the first token of a long prompt comes; batches that differ in length.
     """
@@ -183,20 +184,22 @@ def _allowed_wait(slo: SLO, answer: Seconds) -> Seconds:
 def _unlike_users(paces: Paces, pace: Pace, k: int, wait: Seconds) -> tuple[float, float, Work]:
     """Return the users and request/s of a replica if requests or pauses differ, and its mean step.
 
+    The larger one of two estimates: all micro-batches are full and the other users wait or pause,
+    or micro-batches have fewer sequences on average, and are rarely fuller than the SLO allows.
     pace: with k sequences in each micro-batch, the most that the SLO allows.
     wait: how late the first token may come if users wait for room.
     """
     assert paces.loop is not None
     share, pause = paces.slo.share, paces.loop.pause
-    rate, first = k / paces.steps / pace.time, paces.phases(pace)[0]
-    served = rate * sum(paces.phases(pace))
+    rate, (first, answer) = k / paces.steps / pace.time, paces.phases(pace)
+    served = rate * (first + answer)
     waiting = waiting_users(rate * (max(0.0, wait - first) + pause), share)
-    full = served + waiting, rate, pace.work
+    always_full = served + waiting, rate, pace.work
     fewer = max(1, round(k * served_users(served, rate * pause, share) / served))
     pace = paces.pace(False, fewer)
-    rate = fewer / paces.steps / pace.time
-    usual = rate * (sum(paces.phases(pace)) + pause), rate, pace.work
-    return max(full, usual, key=lambda point: point[0])
+    rate, (first, answer) = fewer / paces.steps / pace.time, paces.phases(pace)
+    rarely_full = rate * (first + answer + pause), rate, pace.work
+    return max(always_full, rarely_full, key=lambda point: point[0])
 
 
 def work_of_a_second(

@@ -71,11 +71,13 @@ def capacity(
     The load is raised (or lowered) in steps until the capacity is bracketed, and then bisected.
     Every trial has the same requests.  Their arrivals are stretched so that the counted ones come
     at the rate.  Attainment then falls nearly monotonically with the rate.  In a closed loop,
-    users are added.  Users with equal requests come together, so a number may meet the SLO that a
-    lower one misses.  Then multiples of the replicas are tried, too, and `reason` says that more
-    users may do.  The first tenth of a trial's requests is not counted, because the system
-    fills up.  The rate of sessions is that of their requests.  A trial of sessions starts at least
-    ten times as many as are in flight.  With kinds of requests, each kind must meet its SLO.
+    users are added.  Users with equal requests come in step, so more users may meet the SLO than a
+    number that misses it.  Then equal numbers on all replicas are tried, too, and `reason` warns
+    that still more users may meet it.
+
+    The first tenth of a trial's requests is not counted, because the system fills up.  The rate of
+    sessions is that of their requests.  A trial of sessions starts at least ten times as many as
+    are in flight.  With kinds of requests, each kind must meet its SLO.
 
     scenario: a path, a name of the catalogue, a mapping, or a scenario. changes: values by key, as
     in `sim.run`.
@@ -198,7 +200,7 @@ def _system_capacity(search: tuple[TrialSeries, Guess | None]) -> SystemCapacity
             best, above = _bisect(series, best, above, whole=closed)
             if workload.in_step:
                 best, above = _equal_shares(series, best, above)
-                reason = _why_more_may_do(series, best)
+                reason = _why_more_may_meet_slo(series, best)
         elif best:
             reason = f"{best.load:,.0f} {'users' if closed else 'request/s'} are met too, "
             reason += "and no more were tried"
@@ -311,10 +313,11 @@ def _bracket(
 def _equal_shares(
     series: TrialSeries, best: LoadTrial, above: LoadTrial
 ) -> tuple[LoadTrial, LoadTrial | None]:
-    """Return a higher bracket if more users, as many on each replica, meet the SLO.
+    """Return a higher bracket if more users meet the SLO with equal numbers on all replicas.
 
-    Equal users come together. With unequal shares they no longer do, so 8 users on four replicas
-    may meet an SLO that 6 miss.  The higher trial is None if no number of users is too high.
+    Users with equal requests come in step. Unequal numbers on the replicas bring them out of step,
+    so 8 users on four replicas may meet an SLO that 6 users miss.
+    The higher trial is None if no number of users is too high.
     """
     members = series.members.values()
     replicas = [member.replicas for member in members]
@@ -344,7 +347,7 @@ def _trial_at(series: TrialSeries, users: int) -> LoadTrial:
     return made[0] if made else series.run_trial(float(users))
 
 
-def _why_more_may_do(series: TrialSeries, best: LoadTrial) -> str:
+def _why_more_may_meet_slo(series: TrialSeries, best: LoadTrial) -> str:
     """Return why more users than those found may meet the SLO; '' if no fewer users missed it."""
     missed = [trial.load for trial in series.tried if not trial.met(series.share)]
     fewer = max((load for load in missed if load < best.load), default=None)
@@ -352,7 +355,7 @@ def _why_more_may_do(series: TrialSeries, best: LoadTrial) -> str:
         return ""
     return (
         f"{best.load:,.0f} users meet the SLO and {fewer:,.0f} do not, so more may meet it, too:"
-        " equal users come together, and not every number is shared out evenly"
+        " users with equal requests come in step, unless replicas have unequal numbers of them"
     )
 
 

@@ -117,9 +117,9 @@ def plain_identity(scenario: Scenario, name: str, deployment: Deployment) -> Sys
 
 
 def _load_time(deployment: Deployment) -> Seconds | None:
-    """Return the time until all chips have their weights, also those of an FFN pool or a drafter.
+    """Return the time to load the weights of all chips, also of an FFN pool or a drafter.
 
-    None if a chip's file has no host link.
+    They load at the same time, so the slowest part counts. None if a chip has no host link.
     """
     loads = [deployment.load, *(other.load for other in deployment.others)]
     known = [load for load in loads if load is not None]

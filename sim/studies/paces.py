@@ -124,7 +124,7 @@ class Paces:
         return max(self.alone, pace.first), answer
 
     def late_answer(self, pace: Pace) -> Seconds:
-        """Return the time from the first token to the last of a late answer."""
+        """Return the time from the first token to the last of the longest answer within the SLO."""
         return max(self.deployment.layout.mean_tokens, self.request.late_output - 1) * pace.tpot
 
     def choices(self) -> Iterator[tuple[Pace, int, int]]:

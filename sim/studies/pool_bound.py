@@ -110,14 +110,15 @@ def pools_point(scenario: Scenario, members: Mapping[str, Member]) -> PoolsPoint
         if rate < rates[first]:  # the links or the decode pool bind: users wait after it
             held = prefill.replicas * prefill.deployment.limits.max_concurrent(round(prompt))
             after = paces.spare_wait(pace)
-            room = max(0.0, held / rate - links.seconds)  # a longer wait fills the prefill pool
-            wait = after if after <= room else wait + room
-            # Users wait for no place in a decode pool that only the SLO keeps from being full.
-            wait = wait if rate == links.rate or paces.full(best) else 0.0
+            longest = max(0.0, held / rate - links.seconds)  # a longer wait fills the prefill pool
+            wait = after if after <= longest else wait + longest
+            if rate != links.rate and not paces.full(best):
+                wait = 0.0  # the SLO alone limits the decode pool, which has room for all users
         late = links.seconds + paces.late_answer(pace)
         wait = max(0.0, min(wait, (slo.e2el or math.inf) - prompts.seconds - late))
         endless = wait == math.inf
-        wait = 0.0 if endless else wait
+        if endless:
+            wait = 0.0
         served = rate * (prompts.seconds + answer)
         if workload.in_step and decode.deployment.limits.width == 1:
             load = served + rate * (wait + workload.pause)
@@ -223,13 +224,17 @@ class _DecodePaces:
         return late <= (self.slo.e2el or math.inf) and self.spare_wait(pace) >= 0
 
     def late_answer(self, pace: DecodePoint) -> Seconds:
-        """Return the time from the first decode step to the last token of a late answer."""
+        """Return the time that the longest answer within the SLO takes from its first decode step.
+
+        It is `TypicalRequest.late_output`.
+        """
         return self._decoded(self.request.late_output) / self.tokens * pace.answer
 
     def spare_wait(self, pace: DecodePoint) -> Seconds:
         """Return how long a request may wait after its first token within the SLO's TPOT.
 
-        Transfer and wait weigh most on the TPOT of a short answer.  Negative if there is no time.
+        Negative if the SLO is missed without a wait. Transfer and wait add most to the TPOT of a
+        short answer (`TypicalRequest.short_output`).
         """
         if self.slo.tpot is None:
             return math.inf

@@ -38,7 +38,7 @@ from sim.workload.slo import SLO
 DEFAULT_CONTEXT = 640
 OUTPUT_SHARE = 5  # one token in five is output, as there
 REQUESTS_PER_USER = 10  # of a written scenario
-FOUND = (*DEGREES, "balance", "search")  # keys of a plan that `size` finds
+FOUND_KEYS = (*DEGREES, "balance", "search")  # of a plan; `size` finds their values
 
 
 @dataclass(frozen=True)
@@ -138,10 +138,12 @@ class Sized:
         resolved = self.result.deployment.layout.plan
         degrees = {key: getattr(resolved, key) for key in DEGREES}
         said = {key: n for key, n in degrees.items() if n > 1 or key in ("tensor", "pipeline")}
-        # A precision that was not given stays out: a model's file may have several.
-        own = {key: getattr(plan, key) for key in Plan.model_fields if key not in DEGREES}
+        # A precision that was not given is not written: a model's file may have several.
+        others = {key: getattr(plan, key) for key in Plan.model_fields if key not in DEGREES}
         said |= {
-            key: str(value) for key, value in own.items() if value != Plan.model_fields[key].default
+            key: str(value)
+            for key, value in others.items()
+            if value != Plan.model_fields[key].default
         }
         pairs = ", ".join(f"{key}: {value}" for key, value in said.items())
         key, hardware = inputs.hardware
@@ -185,13 +187,13 @@ def size(
     model, chip, engine: catalogue names, aliases or paths; `chip` may name a cluster.
     demand: None is one user with `DEFAULT_CONTEXT` tokens.
     engine: None takes an engine that was measured on the chip, else `ideal`.
-    precisions: a plan without degrees and `balance`; None takes those of the model's config.
+    precisions: a plan that sets none of `FOUND_KEYS`; None takes those of the model's config.
 
     Raises: ScenarioError for an unknown name, PlanError if no number of chips meets the demand,
-    UserError for a plan with what is found.
+    UserError if `precisions` sets a key whose value `size` finds.
     """
     demand, precisions = demand or demand_of(DEFAULT_CONTEXT), precisions or Plan()
-    for key in FOUND:
+    for key in FOUND_KEYS:
         if key in precisions.model_fields_set and (value := getattr(precisions, key)) is not None:
             reason = f"precisions: got {key} {value}; expected none, since size finds it"
             raise UserError(f"{reason}; try leaving {key} out")

@@ -34,7 +34,9 @@ def _compute_on_cluster(missing: Mapping[str, Document], address: str) -> Record
         import distributed
     except ImportError:
         raise ArgumentError(
-            "cluster", "got no dask.distributed; expected it; try pip install 'sramsim[dask]'"
+            "cluster",
+            "got no package dask.distributed; expected it to be installed;"
+            " try pip install 'sramsim[dask]'",
         ) from None
     try:
         client = distributed.Client(address, timeout=10)

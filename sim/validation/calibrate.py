@@ -328,7 +328,7 @@ def left_out_residuals(
 
     Residuals r of a group become r / (1 - H), with the group's part H of the hat matrix
     J (J^T J)^-1 J^T. That is exact for a linear problem.
-    A number that only one group identifies keeps its value: its eigenvalue of 1 - H is below 1e-3.
+    A number that only one group determines keeps its value. Its eigenvalue of 1 - H is below 1e-3.
 
     jacobian: float[residual, number]. groups: the group of each residual.
     """
@@ -339,9 +339,10 @@ def left_out_residuals(
         members.setdefault(group, []).append(place)
     for own in members.values():
         eigenvalues, axes = np.linalg.eigh(np.eye(len(own)) - hat[np.ix_(own, own)])
-        # A soft loss leaves a residual there, which a small divisor would make a thousand times.
-        moved = np.where(eigenvalues < 1e-3, 1.0, eigenvalues)
-        left_out[own] = axes @ ((axes.T @ residuals[own]) / moved)
+        # The fit's soft loss leaves a residual along such an axis. Divided by an eigenvalue near 0
+        # it would be a thousand times as large.
+        divisors = np.where(eigenvalues < 1e-3, 1.0, eigenvalues)
+        left_out[own] = axes @ ((axes.T @ residuals[own]) / divisors)
     return left_out
 
 

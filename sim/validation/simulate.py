@@ -149,9 +149,9 @@ def pooled_times(point: MeasuredPoint, scenario: Scenario) -> dict[str, Seconds]
 def host_overhead(engine: Engine, point: MeasuredPoint) -> Seconds:
     """Return what client, HTTP and tokenizer add to the TTFT of a point on its host.
 
-    Nothing if its `host` is empty, because the engine alone was timed.  On a host that the
-    engine's file does not have: the mean of those that it has.
-    Left out: the time that keeps the front end busy, where it is simulated (`serve_point`).
+    It is 0 if the point's `host` is empty, because the engine alone was timed. On a host that the
+    engine's file does not have, it is the mean of those that the file has.
+    Left out: the front end's busy time, if `serve_point` simulates the front end.
     """
     known = engine.hosts
     hosts = [known[point.host]] if point.host in known else list(known.values())
@@ -159,7 +159,8 @@ def host_overhead(engine: Engine, point: MeasuredPoint) -> Seconds:
         return 0.0
     prompt = _length(point.prompt, point.spread).mean
     seconds = mean(host.request + prompt * host.prompt_token for host in hosts)
-    if point.pattern == "users" and not point.pools and point.host in known:
+    simulates_front_end = point.pattern == "users" and not point.pools and point.host in known
+    if simulates_front_end:
         return seconds
     return seconds + mean(host.busy_request + prompt * host.busy_prompt_token for host in hosts)
 

@@ -24,7 +24,7 @@ from sim.inputs.values import Value
 from sim.model.transformer import Model
 from sim.scenario.system import System
 
-Setting = str | bool | int | float | None  # of a system, as a rule writes it; None: the default
+Setting = str | bool | int | float | None  # a value of a system's key in a rule; None: its default
 
 
 class InexpressibleError(UserError):

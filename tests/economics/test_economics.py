@@ -242,7 +242,7 @@ def test_a_fleet_costs_what_its_members_cost():
     [
         (
             "economics.systems.lpux={card: 1 USD}",
-            "'lpux' is no system with chips; did you mean 'lpu'?",
+            "got 'lpux'; expected a system with chips; did you mean 'lpu'?",
         ),
         (
             "economics.hosting=us-colo",

@@ -71,8 +71,8 @@ def test_a_transfer_that_is_broken_off_keeps_its_place_before_booked_ones(links)
     )
 )
 def test_no_more_bytes_pass_a_link_than_its_bandwidth_allows(config, transfers):
-    """Also those that leave before their prompt is computed.  All is sent, the last part after."""
-    links = KVLinks(Transfer(bandwidth=1.0), [config] * 3, horizon=30.0)
+    """Early parts count, too. All bytes are sent, and the last part after its prompt is computed."""
+    links = KVLinks(Transfer(bandwidth=1.0), [config] * 3, longest_prefill=30.0)
     used = [[], [], []]
     for now, ends, nbytes, count, window in sorted(transfers):
         sent = links.send(now, ends, nbytes, EarlyParts(count, window if count > 1 else 0.0))
@@ -87,8 +87,8 @@ def test_no_more_bytes_pass_a_link_than_its_bandwidth_allows(config, transfers):
 
 
 def test_two_prompts_that_end_together_share_the_link(links):
-    """Each has 10 parts of 1 s, computed over 9 s.  Both need 20 s of the link, of which 9 pass."""
-    links.horizon = 9.0
+    """Each has 10 parts of 1 s, computed over 9 s. They need 20 s of the link, 9 s of them early."""
+    links.longest_prefill = 9.0
     parts = EarlyParts(10, 9.0)
     assert links.send(20.0, (0, 1), 10.0, parts)[-1][1] == 21.0
     assert links.send(20.0, (0, 2), 10.0, parts)[-1][1] == 31.0

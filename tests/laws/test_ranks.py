@@ -104,9 +104,9 @@ def test_a_request_joins_the_rank_with_the_fewest_sequences():
 
 @pytest.mark.parametrize("other", [False, True])
 def test_a_prompt_waits_for_the_other_rank_or_for_the_timeout(lay, serve_on, other):
-    """Two sequences decode, one a rank. A prompt comes in their step 2, and maybe one in step 5.
+    """Each of two ranks decodes a sequence. A prompt comes in step 2, and with `other` in step 5.
 
-    The 12 steps are counted from the last prompts, so the prompt is computed in step 12.
+    The timeout of 12 steps counts from the last prompts, so the prompt alone starts in step 12.
     """
     deployment = lay(ranks=2, capacity=1e8)
     decoding = [(0.0, 10, 80), (0.0, 10, 80)]

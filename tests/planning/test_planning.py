@@ -389,7 +389,7 @@ def test_weights_that_overflow_a_memory_of_their_own_are_named_with_it(make_depl
 def test_auto_is_short_for_the_fastest():
     scenario = read("llama3-8b-lpu-vs-h100", ["systems.lpu.plan=auto", "workload.requests=2"])
     assert scenario.systems["lpu"].plan.search == "speed"
-    with pytest.raises(ScenarioError, match="'autoo' is not a plan; write auto, or a mapping"):
+    with pytest.raises(ScenarioError, match="got 'autoo'; expected auto or a mapping; try plan"):
         read("llama3-8b-lpu-vs-h100", ["systems.lpu.plan=autoo"])
 
 

@@ -147,11 +147,11 @@ def test_a_warm_up_counts_until_the_last_arrival(rows):
 def test_a_window_without_a_request_is_an_error(rows):
     with pytest.raises(
         ScenarioError,
-        match=r"measure: got no request from 20 s to 30 s; .* nearest request arrives at 4 s",
+        match=r"measure: got no request from 20 s to 30 s; .* try 4 s, when the nearest request",
     ):
         summarize(rows, None, Measure(window=(20.0, 30.0)))
     with pytest.raises(
-        ScenarioError, match=r"measure: got no request from 20 s; .* nearest request arrives at 4 s"
+        ScenarioError, match=r"measure: got no request from 20 s; .* try 4 s, when the nearest"
     ):
         summarize(rows, None, Measure(warmup=20.0))
 

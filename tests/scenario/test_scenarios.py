@@ -513,7 +513,7 @@ def test_a_step_is_chosen_ahead_of_one_micro_batch_only(sramsim):
     status, _, err = sramsim("check", FLAGSHIP, "--set", "systems.lpu.async_scheduling=true")
     assert status == 2
     assert "systems.lpu.async_scheduling: got true with " in err
-    assert "micro-batches in flight; expected one stage; try leaving it out" in err
+    assert "micro-batches in flight; expected one micro-batch; try leaving it out" in err
     assert sramsim("check", FLAGSHIP, "--set", "systems.h100.async_scheduling=true")[0] == 0
 
 

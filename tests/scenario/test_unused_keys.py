@@ -1,4 +1,4 @@
-"""Keys that change nothing in their system are named, and only these."""
+"""A warning names each key that has no effect on its system, and no other key."""
 
 from copy import deepcopy
 
@@ -60,7 +60,7 @@ def with_keys(keys):
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_key_is_named_exactly_where_it_changes_nothing(key):
+def test_a_warning_names_a_key_exactly_if_it_has_no_effect(key):
     value, other = KEYS[key]
     for keys, unused in (({}, True), (other, False)):
         without, having = with_keys(keys), with_keys(keys | {key: value})

@@ -15,7 +15,7 @@ def test_a_request_waits_for_the_work_before_it_and_for_its_own():
     """3 s for a prompt of 10; then 2 s for 4 tokens made in the meantime, less what has passed."""
     made = iter([0.0, 4.0, 4.0])
     front_end = FrontEnd(FrontEndTimes(1.0, prompt_token=0.2, token=0.5), lambda: next(made))
-    assert [front_end.wait(now, prompt=10) for now in (0.0, 1.0, 20.0)] == [3.0, 7.0, 3.0]
+    assert [front_end.delay(now, prompt=10) for now in (0.0, 1.0, 20.0)] == [3.0, 7.0, 3.0]
 
 
 @pytest.mark.parametrize("chips", [1, 2])

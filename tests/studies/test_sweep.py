@@ -455,18 +455,22 @@ WRONG = [
     ),
     (
         "sweep: {workload.rate: 2 request/s}",
-        "mine.yaml:12: sweep: workload.rate: '2 request/s' is not a list of values, such as [1, 2]",
+        "mine.yaml:12: sweep: workload.rate: got '2 request/s'; expected a list of values; "
+        "try [1, 2]",
     ),
-    ("sweep: [2 request/s]", "mine.yaml:12: sweep: a sweep is a mapping of keys to lists"),
-    ("sweep: []", "mine.yaml:12: sweep: a sweep is a mapping of keys to lists"),
-    ("sweep: {workload..rate: [1]}", "mine.yaml:12: sweep: 'workload..rate' is no key to vary"),
+    ("sweep: [2 request/s]", "mine.yaml:12: sweep: got no keys; expected a mapping of keys to"),
+    ("sweep: []", "mine.yaml:12: sweep: got no keys; expected a mapping of keys to lists"),
+    (
+        "sweep: {workload..rate: [1]}",
+        "mine.yaml:12: sweep: got 'workload..rate'; expected a key with dots; try workload.rate",
+    ),
     (
         "sweep: {model.id.x: [1, 2]}",
         "mine.yaml:12: got a key below 'id', which is no mapping; expected none",
     ),
     (
         f"sweep: {{seed: {list(range(400))}, workload.requests: {list(range(1, 400))}}}",
-        "mine.yaml:12: sweep: 159,600 points, and 100,000",
+        "mine.yaml:12: sweep: got 159,600 points; expected at most 100,000; try fewer values",
     ),
 ]
 

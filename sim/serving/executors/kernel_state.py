@@ -93,7 +93,10 @@ class KernelState:
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """The arrays of `kernel.Arrays`. The rows grow, and are then other arrays."""
+        """The arrays of `kernel.Arrays`, in its order.
+
+        They are listed anew for each call, because `table` replaces its arrays when it grows.
+        """
         return (self.stages, self.table.rows, self.table.made, *self._kept)
 
     def add_chunk(self, tokens: int) -> None:
