@@ -208,8 +208,8 @@ def capacity_estimate(
         return None
     if workload.chained or workload.most_in_flight is not None:
         return None
-    request, tallies = typical_request(scenario), {}
-    load = rate = 0.0
+    request = typical_request(scenario)
+    load, rate, tallies = 0.0, 0.0, {}
     if any(of.pool for of in members.values()):
         return _estimate_of_pools(scenario, members, availability)
     for name, of in members.items():

@@ -321,24 +321,28 @@ def _equal_shares(
     """
     members = series.members.values()
     replicas = [member.replicas for member in members]
+    # Each request passes both pools, so the larger pool decides which numbers are equal.
     unit = max(replicas) if any(member.pool for member in members) else sum(replicas)
     if unit == 1:
         return best, above
-    shares, step, most = int(best.load // unit), 1, _search_span(series, None)[2]
-    even: LoadTrial | None = None
+    users_each, step, most = int(best.load // unit), 1, _search_span(series, None)[2]
+    met: LoadTrial | None = None
     missed: LoadTrial | None = None
-    while missed is None and unit * (shares + step) <= most:
-        trial = _trial_at(series, unit * (shares + step))
+    while missed is None and unit * (users_each + step) <= most:
+        trial = _trial_at(series, unit * (users_each + step))
         if trial.met(series.share):
-            even, shares, step = trial, shares + step, 2 * step
+            met, users_each, step = trial, users_each + step, 2 * step
         else:
             missed = trial
-    while even and missed and missed.load - even.load > unit:
-        trial = _trial_at(series, unit * round((even.load + missed.load) / 2 / unit))
-        even, missed = (trial, missed) if trial.met(series.share) else (even, trial)
-    if even is None:
+    while met and missed and missed.load - met.load > unit:
+        trial = _trial_at(series, unit * round((met.load + missed.load) / 2 / unit))
+        if trial.met(series.share):
+            met = trial
+        else:
+            missed = trial
+    if met is None:
         return best, above
-    return _bisect(series, even, missed, whole=True) if missed else (even, None)
+    return _bisect(series, met, missed, whole=True) if missed else (met, None)
 
 
 def _trial_at(series: TrialSeries, users: int) -> LoadTrial:
