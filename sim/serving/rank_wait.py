@@ -15,15 +15,18 @@ from sim.serving.request import Request
 def steps_until_prompts(admission: Admission, batch: MicroBatch) -> int:
     """Return the steps until a micro-batch may compute the waiting prompts; 0: now.
 
-    `receive_every` and `rank_wait` of the policies may both delay prompts.
+    `receive_every` and `rank_wait` of the policies may both delay prompts. Then the timeout is the
+    largest multiple of `receive_every` within it, and at least `receive_every`. A micro-batch
+    without sequences does not wait, because it makes no steps that end the wait.
     """
     policies = admission.policies
-    steps = batch.steps_unseen(policies.receive_every)
-    if not policies.rank_wait:
+    every, steps = policies.receive_every, batch.steps_unseen(policies.receive_every)
+    if not (policies.rank_wait and batch.running):
         return steps
-    sequences, passed = admission.kv_cache.rank_sequences, batch.step - batch.received
-    together = steps_until_together(admission.prefilling, sequences, passed, policies.rank_wait)
-    return max(steps, together)
+    sequences = admission.kv_cache.rank_sequences
+    times = (batch.step - batch.received + steps) // every  # the scheduler has seen new requests
+    timeout = max(1, policies.rank_wait // every)
+    return steps + every * steps_until_together(admission.prefilling, sequences, times, timeout)
 
 
 def steps_until_together(

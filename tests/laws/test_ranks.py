@@ -123,6 +123,25 @@ def test_a_prompt_waits_for_the_other_rank_or_for_the_timeout(lay, serve_on, oth
     assert first[12][2] == first[12][-1]
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "every", "outputs"),
+    [(1, 1, [900] * 4), (1, 4, [900] * 4), (1, 20, [900] * 4), (2, 1, [900, 900, 5, 5])],
+)
+def test_no_prompt_waits_beyond_the_timeout(
+    make_deployment, make_chip, lossy, serve_on, pipeline, every, outputs
+):
+    """Also if the scheduler rarely sees requests, or only a micro-batch without sequences has a place."""
+    own = {"chip": make_chip(capacity=1e8), "engine": lossy, "token_budget": 64}
+    plan = Plan(attention_data=2, pipeline=pipeline)
+    deployment = make_deployment(2 * pipeline, plan=plan, **own)
+    alone = serve_on(deployment, [(0.0, 10, output) for output in outputs])
+    step = (max(alone.last_token) - alone.first_token[0]) / 899
+    requests = [*((0.0, 10, output) for output in outputs), (200 * step, 10, 5)]
+    policies = Policies(rank_wait=12, receive_every=every)
+    wait = serve_on(deployment, requests, policies=policies).first_token[-1] / step - 200
+    assert wait < max(12, every) + 2
+
+
 @settings(max_examples=30)
 @given(RANKS, DRAWN, st.sampled_from([1, 3, 40]))
 def test_waiting_for_ranks_fast_forwards_as_step_by_step(lay, serve_on, n, drawn, wait):
