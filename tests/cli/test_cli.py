@@ -391,7 +391,7 @@ def test_numbers_beyond_what_can_be_are_refused_by_every_command(
         ("measure.warmup=10", "--set measure.warmup: got 10 without a unit; try"),
         (
             "measure.warmup=1e9 s",
-            "measure: got no request from 1e+09 s; expected one or more; try another time",
+            "measure: got no request from 1e+09 s; expected one or more; try 5.30903 s, when",
         ),
         (
             "workload.rate=2",
