@@ -13,6 +13,7 @@ from sim.cost.causes import (
     embedding_causes,
     exchange_causes,
     fixed_causes,
+    moves_cause,
     multiply_causes,
     overhead_causes,
     unhidden_causes,
@@ -253,6 +254,10 @@ class StepRows:
         cost = self.blocks[block]
         for multiply in cost.routed:
             yield from _multiply_rows(self.layout, block, cost.repeats, multiply, share, reached)
+            if multiply.moved:
+                cause = moves_cause(self.layout, multiply, share * reached)
+                causes = partial(tuple, (cause,))
+                yield Row(block, cost.repeats, cause.seconds, 0.0, IS_ACTIVATIONS, causes)
 
     def sampling_rows(self, logits: int, sequences: int, drafting: int) -> Iterator[Row]:
         """Yield the head for the positions that are sampled, and the engine's time for sequences.

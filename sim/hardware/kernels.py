@@ -64,7 +64,11 @@ class MultiplyKernel(Value):
 class ExpertKernel(Value):
     """The losses of one kernel for both multiplies of a layer's routed experts.
 
-    Time: fixed + max(bytes / (memory_efficiency x bandwidth), FLOPs / (compute_efficiency x peak)).
+    Time: fixed + max(bytes / (memory_efficiency x bandwidth), FLOPs / (compute_efficiency x peak))
+    + passes x 16-bit hidden states of each token and expert / bandwidth.
+    Before the multiplies hidden states are sorted by expert, and behind them the outputs of a
+    token's experts are summed. Such kernels only move bytes. Tensor parallelism does not share
+    them: each chip has outputs of the whole hidden size.
     FLOPs are counted for `more_tokens` more tokens of each expert that is reached: a tile is
     computed as a whole, and a popular expert makes others wait.
     Weights are padded with zeros to whole tiles, and the zeros are read and computed as well. On 8
@@ -81,6 +85,11 @@ class ExpertKernel(Value):
         default=0.0,
         description="Tokens that partly filled tiles compute for each expert, in addition to its "
         "own.",
+    )
+    passes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.0,
+        description="How often the hidden state of each token and expert is moved, beside the "
+        "multiplies.",
     )
     hidden_tile: Count = Field(
         default=1, description="The hidden size is padded to a multiple of this."

@@ -59,11 +59,13 @@ class BareTimes(NamedTuple):
     """The times of a kernel without losses [s].
 
     unit: added to `compute` by one more token of each expert, or one more position of each token.
+    moved: of one pass over the hidden states of experts.
     """
 
     compute: Seconds
     memory: Seconds
     unit: Seconds
+    moved: Seconds = 0.0
 
 
 class KernelWork(Protocol):
@@ -159,8 +161,11 @@ class ExpertWork:
         """Return the time of both multiplies of all experts."""
         multiplies = self._multiplies(engine, chip)
         reached, tokens = self.reached()
+        bandwidth = chip.memory[chip.homes[0]].bandwidth
         return sum(
-            multiply.fixed + reached * multiply_alone(chip, multiply, tokens).seconds
+            multiply.fixed
+            + reached * multiply_alone(chip, multiply, tokens).seconds
+            + reached * tokens * multiply.moved / bandwidth
             for multiply in multiplies
         )
 
@@ -173,7 +178,9 @@ class ExpertWork:
         sides = [multiply_alone(chip, m, tokens) for m in self._multiplies(engine, chip)]
         compute = reached * sum(side.compute for side in sides)
         memory = reached * sum(side.memory for side in sides)
-        return BareTimes(compute, memory, compute / tokens)
+        moved = self.hidden * Precision.BF16.bytes * reached * tokens
+        moved /= chip.memory[chip.homes[0]].bandwidth
+        return BareTimes(compute, memory, compute / tokens, moved)
 
     def _multiplies(self, engine: Engine, chip: Chip) -> tuple[Multiply, ...]:
         shapes = (self.hidden, 2 * self.inner), (self.inner, self.hidden)

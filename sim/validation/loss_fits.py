@@ -6,6 +6,7 @@
 A fit minimizes ln(simulated / measured) over all rows of a generation, a precision and a backend.
 Doubtful rows are left out. A number is held at its value in `HELD` and printed as assumed if it has
 no effect on the rows, or a standard error above half of its value.
+Experts have `passes` where the rows identify them and the median error falls; 0 is left out.
 """
 
 from collections import defaultdict
@@ -44,10 +45,12 @@ TOO_VAGUE = 0.5  # standard error / value, above which a number is not identifie
 LOSS_RANGES = {"fixed": (10.0, 0.0, 400.0), "memory_efficiency": (0.7, 0.02, 1.0)}
 LOSS_RANGES |= {"compute_efficiency": (0.4, 0.01, 2.0)}
 LOSS_RANGES |= {"more_tokens": (50.0, 0.0, 2000.0), "more_positions": (300.0, 0.0, 3000.0)}
+LOSS_RANGES |= {"passes": (2.0, 0.0, 20.0)}
 LOSS_RANGES |= {"latency": (3.0, 0.0, 60.0), "latency_per_chip": (0.3, 0.0, 20.0)}
 HELD = {"fixed": 0.0, "memory_efficiency": 0.8, "compute_efficiency": 0.5}
 # Half of a tile of 128 tokens, and a typical value of kernels for prompts.
 HELD |= {"more_tokens": 64.0, "more_positions": 300.0, "latency": 0.0, "latency_per_chip": 0.0}
+HELD |= {"passes": 0.0}
 # Kernels of a backend whose times stand with others: by backend and key, a part of their name.
 # TensorRT-LLM's servers of 2026 set moe_backend TRTLLM, and its own rows are of DeepGEMM's kernel.
 # Kernels that servers of one engine set, and that were timed with another one. InferenceX's servers
@@ -182,17 +185,22 @@ def _fit_losses(key: str, rows: list[MeasuredWork], tiles: Mapping[str, int]) ->
     works = [
         (row.work, row.chip) for row in rows if isinstance(row.work, ExpertWork | AttentionWork)
     ]
-    compute, memory, unit = np.array([work.bare(engine, chip) for work, chip in works]).T
+    compute, memory, unit, moved = np.array([work.bare(engine, chip) for work, chip in works]).T
 
     def simulated(numbers: Mapping[str, float]) -> _Floats:
         more = numbers.get("more_tokens", 0.0) + numbers.get("more_positions", 0.0)
         computing = (compute + more * unit) / numbers.get("compute_efficiency", 1.0)
         reading = memory / numbers.get("memory_efficiency", 1.0)
         times: _Floats = 1e-6 * numbers["fixed"] + np.maximum(reading, computing)
+        times += numbers.get("passes", 0.0) * moved
         return times
 
-    highest = {"compute_efficiency": 1.0} if key.startswith("experts") else {}
-    fit = least_error(_names(key), simulated, measured, highest)
+    if not key.startswith("experts"):
+        return replace(least_error(_names(key), simulated, measured), points=_points(rows))
+    names, highest = _names(key), {"compute_efficiency": 1.0}
+    fit = least_error(names, simulated, measured, highest)
+    more = least_error((*names, "passes"), simulated, measured, highest)
+    fit = fit if "passes" in more.held or more.error >= fit.error else more
     return replace(fit, points=_points(rows))
 
 

@@ -190,6 +190,29 @@ def test_experts_take_their_start_and_the_longer_of_reading_and_computing_whole_
     assert many == pytest.approx(10e-6 + 4 * 2 * weights * (1024 + 64) / (0.5 * peak))
 
 
+def test_each_chip_moves_the_hidden_states_of_every_token_and_expert(monkeypatch):
+    """Tensor parallelism shares the inner columns, but not these; experts' parallelism does."""
+    numbers = {"fixed": "0 us", "memory_efficiency": 0.5, "compute_efficiency": 0.5}
+    cells = {"op": "moe", "dtype": "bf16", "experts": "8", "topk": "2", "distribution": "balanced"}
+    cells |= {"hidden": "4096", "inter": "1024", "m": "64"}
+
+    def timed(passes: float, tensor: str, shards: str) -> float:
+        kernel = {"hopper": {"bf16": {**numbers, "passes": passes}}}
+        engine = engine_of_kernels(
+            Kernels.model_validate({"otherwise": "hopper", "experts": kernel})
+        )
+        monkeypatch.setattr("sim.validation.kernels._engine", lambda backend: engine)
+        return row_of(**cells, moe_tp=tensor, moe_ep=shards)
+
+    def moving(tensor: str, shards: str) -> float:
+        return timed(3.0, tensor, shards) - timed(0.0, tensor, shards)
+
+    whole = 3 * (64 * 2) * 4096 * 2 / 3.35e12
+    assert moving("1", "1") == pytest.approx(whole)
+    assert moving("4", "1") == pytest.approx(whole)
+    assert moving("1", "4") == pytest.approx(whole / 4)
+
+
 @pytest.mark.parametrize("tokens", ["1", "64", "4096"])
 def test_experts_padded_to_whole_tiles_take_as_long_as_experts_of_that_size(monkeypatch, tokens):
     """gpt-oss on 8 chips has 360 inner columns of 2,880 on each."""
@@ -259,7 +282,9 @@ def test_a_share_by_chips_counts_for_the_next_larger_group():
     assert [switch.collectives_reach(chips) for chips in (2, 3, 8, 64)] == [0.6, 0.1, 0.1, 0.1]
 
 
-@pytest.mark.parametrize("key", ["attention.hopper.decode.bf16", "experts.hopper.fp8_block"])
+@pytest.mark.parametrize(
+    "key", ["attention.hopper.decode.bf16", "experts.hopper.fp8_block", "experts.hopper.fp4_bf16"]
+)
 def test_a_fit_of_losses_gives_the_numbers_of_the_file(key):
     file = read_value(catalogue_names("kernels")["vllm"], Kernels)
     part, generation, *path = key.split(".")
@@ -309,6 +334,11 @@ def test_the_causes_of_padded_experts_add_up_to_their_time(make_deployment, toke
     )
     for row in rows:
         assert sum(cause.seconds for cause in row.causes()) == pytest.approx(row.seconds)
+    key = "experts.blackwell.fp4_fp8"
+    (moving,) = [r for r in rows if f"engine.kernels.{key}.passes" in r.causes()[0].keys]
+    passes = entries["engine"].kernels.experts["blackwell"]["fp4_fp8"].passes
+    nbytes = passes * tokens * 4 * 2880 * 2  # on each chip, whatever the plan
+    assert moving.seconds == pytest.approx(nbytes / entries["chip"].memory["hbm"].bandwidth)
 
 
 @pytest.mark.parametrize("tokens", [4, 256, 4096])
