@@ -8,7 +8,7 @@ Read `layout` first, then `rows` and `step`. The modules, in the order of their 
 
 * `plan`, `layout`: a model on chips, with degrees, precisions, bytes on each chip, and fit.
 * `work`, `terms`: the tokens of a step; the rows of its cost, and their sums by cause.
-* `multiplies`, `attention`, `experts`, `collectives`: the times of a layer's parts.
+* `multiplies`, `attention`, `experts`, `expert_moves`, `collectives`: the times of a layer's parts.
 * `rows`, `causes`: all contributions to a step, and the numbers behind each.
 * `step`: `Costs`, which turns `Work` into the time on each stage.
 * `contributions`, `program`, `energy`: the same rows as lines of an explanation, as instructions of

@@ -104,17 +104,6 @@ def _side_cause(
     )
 
 
-def moves_cause(layout: Layout, multiply: Multiply, tokens: float) -> Cause:
-    """Return the cause of hidden states that kernels beside the experts' multiplies move.
-
-    tokens: over all experts that the fullest chip reaches.
-    """
-    rate, chips = layout.weights_memory.bandwidth, multiply.chips
-    keys = f"chip.memory.{layout.plan.weights_in}.bandwidth", multiply.moved_key
-    nbytes = chips * tokens * multiply.moved
-    return Cause("hidden states by expert", "memory", nbytes, "B", chips, rate, keys=keys)
-
-
 def attention_causes(
     layout: Layout,
     shape: Mixer,

@@ -241,7 +241,7 @@ def _multiply_part(multiply: Multiply, reads: float, tokens: float) -> _Part:
         multiply.precisions,
         multiply.chips * multiply.flops * tokens,
         multiply.chips * multiply.weights * reads,
-        multiply.chips * (multiply.activations + multiply.moved) * tokens,
+        multiply.chips * (multiply.activations + sum(multiply.moved)) * tokens,
     )
 
 

@@ -24,7 +24,8 @@ class Multiply(NamedTuple):
     chips: chips over which the matrix is split.
     more_tokens: tokens that partly filled tiles compute in addition to the multiply's own.
     padding: how many times the matrix grows to whole tiles.
-    moved: bytes that kernels beside it move for each token; moved_key: of the number behind it.
+    moved: bytes that kernels beside it move for each token and expert on the chip, and for each
+    one in the step; moved_keys: of the numbers behind them.
     """
 
     flops: Flop
@@ -42,8 +43,8 @@ class Multiply(NamedTuple):
     padding: float = 1.0
     exposed: float = 0.0
     exposed_key: str = "engine.exposed"
-    moved: Bytes = 0.0
-    moved_key: str = ""
+    moved: tuple[Bytes, Bytes] = (0.0, 0.0)
+    moved_keys: tuple[str, str] = ("", "")
 
 
 def dense_multiplies(layout: Layout, block: Block) -> tuple[Multiply, ...]:
@@ -89,8 +90,8 @@ def routed_multiplies(
     """Return the multiplies of an expert with these matrices, each split over `chips`.
 
     The last matrix has the inner columns as inputs, and the hidden size as outputs. It has the
-    bytes of the layer's kernel that move hidden states, and the first one has its fixed time. The `moe_memory_efficiency` of an
-    engine counts in place of the kernel's numbers.
+    bytes of the layer's kernel that move hidden states, and the first one has its fixed time.
+    The `moe_memory_efficiency` of an engine counts in place of the kernel's numbers.
     Left out: `exposed`. The times of experts do not identify it together with `more_tokens`.
     """
     multiplies: list[Multiply] = []
@@ -119,8 +120,11 @@ def routed_multiplies(
                 time_keys=(f"{key}.fixed", ""),
             )
             if len(multiplies) == len(matrices) - 1:
-                moved = kernel.passes * shape[1] * Precision.BF16.bytes
-                multiply = multiply._replace(moved=moved, moved_key=f"{key}.passes")
+                state = shape[1] * Precision.BF16.bytes
+                multiply = multiply._replace(
+                    moved=(kernel.passes * state, kernel.passes_of_all * state),
+                    moved_keys=(f"{key}.passes", f"{key}.passes_of_all"),
+                )
         multiplies.append(multiply)
     return tuple(multiplies)
 

@@ -13,12 +13,12 @@ from sim.cost.causes import (
     embedding_causes,
     exchange_causes,
     fixed_causes,
-    moves_cause,
     multiply_causes,
     overhead_causes,
     unhidden_causes,
 )
 from sim.cost.collectives import Collectives, Exchange
+from sim.cost.expert_moves import moved_rows
 from sim.cost.experts import DrawnLoad, ExpertDraws, expected_shard
 from sim.cost.layout import Layout
 from sim.cost.multiplies import (
@@ -252,12 +252,10 @@ class StepRows:
             shards = self.layout.plan.expert
             reached, share = expected_shard(block.experts, self.skew, tokens, shards)
         cost = self.blocks[block]
+        own = share * reached
         for multiply in cost.routed:
             yield from _multiply_rows(self.layout, block, cost.repeats, multiply, share, reached)
-            if multiply.moved:
-                cause = moves_cause(self.layout, multiply, share * reached)
-                causes = partial(tuple, (cause,))
-                yield Row(block, cost.repeats, cause.seconds, 0.0, IS_ACTIVATIONS, causes)
+            yield from moved_rows(self.layout, block, cost.repeats, multiply, tokens, own)
 
     def sampling_rows(self, logits: int, sequences: int, drafting: int) -> Iterator[Row]:
         """Yield the head for the positions that are sampled, and the engine's time for sequences.
@@ -399,5 +397,4 @@ def _attention_row(kind: AttentionKind, work: Work, decode: bool) -> Row:
 
 
 def _overhead_row(block: Block, repeats: Array, key: str, seconds: Seconds) -> Row:
-    causes = partial(overhead_causes, key, seconds)
-    return Row(block, repeats, seconds, 0.0, IS_OVERHEAD, causes)
+    return Row(block, repeats, seconds, 0.0, IS_OVERHEAD, partial(overhead_causes, key, seconds))

@@ -65,7 +65,9 @@ class ExpertKernel(Value):
     """The losses of one kernel for both multiplies of a layer's routed experts.
 
     Time: fixed + max(bytes / (memory_efficiency x bandwidth), FLOPs / (compute_efficiency x peak))
-    + passes x 16-bit hidden states of each token and expert / bandwidth.
+    + (passes x own + passes_of_all x all) x 16-bit hidden state / bandwidth.
+    own: pairs of a token and an expert on the chip. all: pairs in the step, if the chip has all
+    tokens.
     Before the multiplies hidden states are sorted by expert, and behind them the outputs of a
     token's experts are summed. Such kernels only move bytes. Tensor parallelism does not share
     them: each chip has outputs of the whole hidden size.
@@ -88,8 +90,13 @@ class ExpertKernel(Value):
     )
     passes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0.0,
-        description="How often the hidden state of each token and expert is moved, beside the "
+        description="How often the hidden state of each token and own expert is moved, beside the "
         "multiplies.",
+    )
+    passes_of_all: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.0,
+        description="How often the hidden state of each token and expert is moved, also for other "
+        "chips' experts.",
     )
     hidden_tile: Count = Field(
         default=1, description="The hidden size is padded to a multiple of this."

@@ -59,13 +59,13 @@ class BareTimes(NamedTuple):
     """The times of a kernel without losses [s].
 
     unit: added to `compute` by one more token of each expert, or one more position of each token.
-    moved: of one pass over the hidden states of experts.
+    moved: of one pass over the hidden states of the chip's experts, and of all experts.
     """
 
     compute: Seconds
     memory: Seconds
     unit: Seconds
-    moved: Seconds = 0.0
+    moved: tuple[Seconds, Seconds] = (0.0, 0.0)
 
 
 class KernelWork(Protocol):
@@ -159,14 +159,14 @@ class ExpertWork:
 
     def seconds(self, engine: Engine, chip: Chip) -> Seconds:
         """Return the time of both multiplies of all experts."""
-        multiplies = self._multiplies(engine, chip)
-        reached, tokens = self.reached()
         bandwidth = chip.memory[chip.homes[0]].bandwidth
+        reached, tokens = self.reached()
         return sum(
             multiply.fixed
             + reached * multiply_alone(chip, multiply, tokens).seconds
-            + reached * tokens * multiply.moved / bandwidth
-            for multiply in multiplies
+            + sum(n * moved for n, moved in zip(self._pairs(), multiply.moved, strict=True))
+            / bandwidth
+            for multiply in self._multiplies(engine, chip)
         )
 
     def bare(self, engine: Engine, chip: Chip) -> BareTimes:
@@ -178,9 +178,14 @@ class ExpertWork:
         sides = [multiply_alone(chip, m, tokens) for m in self._multiplies(engine, chip)]
         compute = reached * sum(side.compute for side in sides)
         memory = reached * sum(side.memory for side in sides)
-        moved = self.hidden * Precision.BF16.bytes * reached * tokens
-        moved /= chip.memory[chip.homes[0]].bandwidth
-        return BareTimes(compute, memory, compute / tokens, moved)
+        state = self.hidden * Precision.BF16.bytes / chip.memory[chip.homes[0]].bandwidth
+        own, every = self._pairs()
+        return BareTimes(compute, memory, compute / tokens, (own * state, every * state))
+
+    def _pairs(self) -> tuple[float, float]:
+        """Return the pairs of a token and an expert: on the fullest rank, and of all tokens."""
+        reached, tokens = self.reached()
+        return reached * tokens, self.tokens * self.experts.per_token
 
     def _multiplies(self, engine: Engine, chip: Chip) -> tuple[Multiply, ...]:
         shapes = (self.hidden, 2 * self.inner), (self.inner, self.hidden)

@@ -1,12 +1,12 @@
-"""Fits of the numbers in scenarios/kernels to timed experts, attention and collectives.
+"""Fits of the numbers in scenarios/kernels to timed experts and attention.
 
     python -c "from sim.validation.loss_fits import *; print(*loss_lines('vllm'), sep='\\n')"
-    python -c "from sim.validation.loss_fits import *; print(*link_lines(), sep='\\n')"
 
 A fit minimizes ln(simulated / measured) over all rows of a generation, a precision and a backend.
 Doubtful rows are left out. A number is held at its value in `HELD` and printed as assumed if it has
 no effect on the rows, or a standard error above half of its value.
-Experts have `passes` where the rows identify them and the median error falls; 0 is left out.
+Experts have `passes`, and then `passes_of_all`, where the rows identify them and what is minimized
+falls.
 """
 
 from collections import defaultdict
@@ -21,7 +21,7 @@ from sim.catalogue.engines import NO_ENGINE
 from sim.catalogue.measurements import read_csv_table
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
-from sim.hardware.kernels import CollectiveKernel, ExpertKernel, Kernels, expert_precision
+from sim.hardware.kernels import ExpertKernel, Kernels, expert_precision
 from sim.inputs.document import read_value
 from sim.inputs.names import find_entry
 from sim.validation.kernel_fits import SOFT_ERROR
@@ -45,12 +45,13 @@ TOO_VAGUE = 0.5  # standard error / value, above which a number is not identifie
 LOSS_RANGES = {"fixed": (10.0, 0.0, 400.0), "memory_efficiency": (0.7, 0.02, 1.0)}
 LOSS_RANGES |= {"compute_efficiency": (0.4, 0.01, 2.0)}
 LOSS_RANGES |= {"more_tokens": (50.0, 0.0, 2000.0), "more_positions": (300.0, 0.0, 3000.0)}
-LOSS_RANGES |= {"passes": (2.0, 0.0, 20.0)}
+LOSS_RANGES |= {"passes": (2.0, 0.0, 20.0), "passes_of_all": (1.0, 0.0, 20.0)}
 LOSS_RANGES |= {"latency": (3.0, 0.0, 60.0), "latency_per_chip": (0.3, 0.0, 20.0)}
 HELD = {"fixed": 0.0, "memory_efficiency": 0.8, "compute_efficiency": 0.5}
 # Half of a tile of 128 tokens, and a typical value of kernels for prompts.
 HELD |= {"more_tokens": 64.0, "more_positions": 300.0, "latency": 0.0, "latency_per_chip": 0.0}
-HELD |= {"passes": 0.0}
+PASSES = "passes", "passes_of_all"
+HELD |= dict.fromkeys(PASSES, 0.0)
 # Kernels of a backend whose times stand with others: by backend and key, a part of their name.
 # TensorRT-LLM's servers of 2026 set moe_backend TRTLLM, and its own rows are of DeepGEMM's kernel.
 # Kernels that servers of one engine set, and that were timed with another one. InferenceX's servers
@@ -76,7 +77,7 @@ TILES = {
 }
 MICROSECONDS = ("fixed", "latency", "latency_per_chip")
 
-_Floats = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +95,14 @@ class MeasuredWork:
 class LossFit:
     """Fitted numbers by name, the names of those that were held, and the median error [%].
 
+    cost: what the fit minimized: half of the sum of its robust squares.
     points: a text with the number of rows and their chips.
     """
 
     numbers: Mapping[str, float]
     held: tuple[str, ...]
     error: float
+    cost: float
     points: str = ""
 
 
@@ -185,23 +188,29 @@ def _fit_losses(key: str, rows: list[MeasuredWork], tiles: Mapping[str, int]) ->
     works = [
         (row.work, row.chip) for row in rows if isinstance(row.work, ExpertWork | AttentionWork)
     ]
-    compute, memory, unit, moved = np.array([work.bare(engine, chip) for work, chip in works]).T
+    times = [work.bare(engine, chip) for work, chip in works]
+    compute, memory, unit = np.array([time[:3] for time in times]).T
+    own, every = np.array([time.moved for time in times]).T
 
-    def simulated(numbers: Mapping[str, float]) -> _Floats:
+    def simulated(numbers: Mapping[str, float]) -> Floats:
         more = numbers.get("more_tokens", 0.0) + numbers.get("more_positions", 0.0)
         computing = (compute + more * unit) / numbers.get("compute_efficiency", 1.0)
         reading = memory / numbers.get("memory_efficiency", 1.0)
-        times: _Floats = 1e-6 * numbers["fixed"] + np.maximum(reading, computing)
-        times += numbers.get("passes", 0.0) * moved
+        times: Floats = 1e-6 * numbers["fixed"] + np.maximum(reading, computing)
+        times += numbers.get("passes", 0.0) * own + numbers.get("passes_of_all", 0.0) * every
         return times
 
     if not key.startswith("experts"):
-        return replace(least_error(_names(key), simulated, measured), points=_points(rows))
+        return replace(least_error(_names(key), simulated, measured), points=points_text(rows))
     names, highest = _names(key), {"compute_efficiency": 1.0}
     fit = least_error(names, simulated, measured, highest)
-    more = least_error((*names, "passes"), simulated, measured, highest)
-    fit = fit if "passes" in more.held or more.error >= fit.error else more
-    return replace(fit, points=_points(rows))
+    for name in PASSES:
+        names = (*names, name)
+        more = least_error(names, simulated, measured, highest)
+        if any(passes in more.held for passes in PASSES) or more.cost >= fit.cost:
+            break
+        fit = more
+    return replace(fit, points=points_text(rows))
 
 
 def _with_tiles(key: str, tiles: Mapping[str, int]) -> Engine:
@@ -214,14 +223,14 @@ def _with_tiles(key: str, tiles: Mapping[str, int]) -> Engine:
     return engine_of_kernels(Kernels(otherwise=generation, experts=experts))
 
 
-def _points(rows: list[MeasuredWork]) -> str:
+def points_text(rows: list[MeasuredWork]) -> str:
     return f"{len(rows)} times on {', '.join(sorted({row.chip.id for row in rows}))}"
 
 
 def least_error(
     names: tuple[str, ...],
-    simulated: Callable[[Mapping[str, float]], _Floats],
-    measured: _Floats,
+    simulated: Callable[[Mapping[str, float]], Floats],
+    measured: Floats,
     highest: Mapping[str, float] = MappingProxyType({}),
 ) -> LossFit:
     """Return the numbers with the least error. Numbers that the rows do not identify are held.
@@ -236,7 +245,7 @@ def least_error(
         start, low, high = zip(*(LOSS_RANGES[name.partition(".")[0]] for name in free), strict=True)
         high = tuple(highest.get(name, most) for name, most in zip(free, high, strict=True))
 
-        def residuals(place: _Floats, free: list[str] = free) -> _Floats:
+        def residuals(place: Floats, free: list[str] = free) -> Floats:
             numbers = dict(zip(free, place.tolist(), strict=True)) | held
             return np.log(simulated(numbers) / measured)
 
@@ -265,85 +274,8 @@ def least_error(
         held[vaguest] = HELD[vaguest.partition(".")[0]]
     numbers = dict(zip(free, (float(f"{v:.3g}") for v in fit.x), strict=True)) | held
     error = 100 * float(np.median(np.abs(simulated(numbers) / measured - 1)))
-    return LossFit({name: numbers[name] for name in names}, tuple(held), error)
-
-
-def _chips_of(row: MeasuredWork) -> tuple[int, ...]:
-    """Return the number of chips of a collective; none for another kernel."""
-    return (row.work.chips,) if isinstance(row.work, CollectiveWork) else ()
-
-
-def link_fits(generation: str) -> tuple[dict[str, dict[str, float]], dict[str, LossFit]]:
-    """Return the bandwidth shares of collectives by chip and size, and latencies by backend.
-
-    Shares belong to links, so all backends of a chip have equal shares.
-    """
-    rows = [
-        row
-        for row in measured_works()
-        if isinstance(row.work, CollectiveWork) and row.chip.generation == generation
-    ]
-    chips = {row.chip.id: row.chip for row in rows}
-    backends = sorted({row.backend for row in rows})
-    sizes = {
-        chip: sorted({size for row in rows if row.chip.id == chip for size in _chips_of(row)})
-        for chip in chips
-    }
-    names = [f"memory_efficiency.{chip}.{size}" for chip in chips for size in sizes[chip]]
-    for backend in backends:
-        names += [f"latency.{backend}", f"latency_per_chip.{backend}"]
-    measured = np.array([row.seconds for row in rows])
-
-    def simulated(numbers: Mapping[str, float]) -> _Floats:
-        engines = {
-            backend: engine_of_kernels(
-                Kernels(
-                    otherwise=generation,
-                    collectives={
-                        generation: CollectiveKernel(
-                            latency=1e-6 * numbers[f"latency.{backend}"],
-                            latency_per_chip=1e-6 * numbers[f"latency_per_chip.{backend}"],
-                        )
-                    },
-                )
-            )
-            for backend in backends
-        }
-        joined = {
-            name: chip.model_copy(
-                update={
-                    "topology": chip.topology.model_copy(
-                        update={
-                            "collective_efficiency": {
-                                str(size): numbers[f"memory_efficiency.{name}.{size}"]
-                                for size in sizes[name]
-                            }
-                        }
-                    )
-                }
-            )
-            for name, chip in chips.items()
-        }
-        return np.array(
-            [row.work.seconds(engines[row.backend], joined[row.chip.id]) for row in rows]
-        )
-
-    fit = least_error(tuple(names), simulated, measured)
-    shares = {
-        chip: {str(size): fit.numbers[f"memory_efficiency.{chip}.{size}"] for size in sizes[chip]}
-        for chip in chips
-    }
-    errors = np.abs(simulated(fit.numbers) / measured - 1)
-    latencies = {
-        backend: LossFit(
-            {name: fit.numbers[f"{name}.{backend}"] for name in ("latency", "latency_per_chip")},
-            tuple(name.partition(".")[0] for name in fit.held if name.endswith(f".{backend}")),
-            100 * float(np.median(errors[of := [row.backend == backend for row in rows]])),
-            _points([row for row, own in zip(rows, of, strict=True) if own]),
-        )
-        for backend in backends
-    }
-    return shares, latencies
+    cost = float(fit.cost)
+    return LossFit({name: numbers[name] for name in names}, tuple(held), error, cost)
 
 
 def loss_lines(backend: str) -> Iterator[str]:
@@ -375,19 +307,3 @@ def mapping_text(numbers: Mapping[str, float]) -> str:
         for name, value in numbers.items()
     )
     return f"{{{', '.join(texts)}}}"
-
-
-def link_lines() -> Iterator[str]:
-    """Yield bandwidth shares of collectives by chip, and latencies by generation and backend."""
-    works = (row for row in measured_works() if isinstance(row.work, CollectiveWork))
-    for generation in sorted({row.chip.generation for row in works}):
-        shares, latencies = link_fits(generation)
-        for chip, by_size in shares.items():
-            yield f"{chip}: collective_efficiency: {mapping_text(by_size)}"
-        for backend, fit in latencies.items():
-            yield f"{backend}: {generation}: {mapping_text(fit.numbers)}"
-            key, of = f"collectives.{generation}", f"{fit.points} in kernels.csv"
-            yield f'  {key}: "fitted: to {of}, median error {fit.error:.1f} %"'
-            yield from (
-                f'  {key}.{name}: "assumed: within the latency of the links"' for name in fit.held
-            )

@@ -190,14 +190,15 @@ def test_experts_take_their_start_and_the_longer_of_reading_and_computing_whole_
     assert many == pytest.approx(10e-6 + 4 * 2 * weights * (1024 + 64) / (0.5 * peak))
 
 
-def test_each_chip_moves_the_hidden_states_of_every_token_and_expert(monkeypatch):
-    """Tensor parallelism shares the inner columns, but not these; experts' parallelism does."""
+@pytest.mark.parametrize(("passes", "split"), [("passes", 4), ("passes_of_all", 1)])
+def test_each_chip_moves_the_hidden_states_of_every_token_and_expert(monkeypatch, passes, split):
+    """Tensor parallelism does not share them. Expert parallelism shares those of own experts."""
     numbers = {"fixed": "0 us", "memory_efficiency": 0.5, "compute_efficiency": 0.5}
     cells = {"op": "moe", "dtype": "bf16", "experts": "8", "topk": "2", "distribution": "balanced"}
     cells |= {"hidden": "4096", "inter": "1024", "m": "64"}
 
-    def timed(passes: float, tensor: str, shards: str) -> float:
-        kernel = {"hopper": {"bf16": {**numbers, "passes": passes}}}
+    def timed(times: float, tensor: str, shards: str) -> float:
+        kernel = {"hopper": {"bf16": {**numbers, passes: times}}}
         engine = engine_of_kernels(
             Kernels.model_validate({"otherwise": "hopper", "experts": kernel})
         )
@@ -210,7 +211,7 @@ def test_each_chip_moves_the_hidden_states_of_every_token_and_expert(monkeypatch
     whole = 3 * (64 * 2) * 4096 * 2 / 3.35e12
     assert moving("1", "1") == pytest.approx(whole)
     assert moving("4", "1") == pytest.approx(whole)
-    assert moving("1", "4") == pytest.approx(whole / 4)
+    assert moving("1", "4") == pytest.approx(whole / split)
 
 
 @pytest.mark.parametrize("tokens", ["1", "64", "4096"])
@@ -339,6 +340,26 @@ def test_the_causes_of_padded_experts_add_up_to_their_time(make_deployment, toke
     passes = entries["engine"].kernels.experts["blackwell"]["fp4_fp8"].passes
     nbytes = passes * tokens * 4 * 2880 * 2  # on each chip, whatever the plan
     assert moving.seconds == pytest.approx(nbytes / entries["chip"].memory["hbm"].bandwidth)
+
+
+def test_ranks_of_experts_move_all_tokens_that_they_have(make_deployment):
+    """With attention ranks a chip gets only the tokens of its own experts."""
+    numbers = {"fixed": "0 us", "memory_efficiency": 0.5, "compute_efficiency": 0.5}
+    kernel = {"hopper": {"bf16": {**numbers, "passes_of_all": 3.0}}}
+    kernels = Kernels.model_validate({"otherwise": "hopper", "experts": kernel})
+    model = read_value(catalogue_names("models")["qwen3-235b-a22b"], Model)
+    chip = read_value(catalogue_names("chips")["h100-sxm"], Chip)
+    moved = []
+    for degrees in ({"tensor": 8, "expert": 8}, {"attention_data": 8, "expert": 8}):
+        costs = make_deployment(
+            8, plan=Plan(**degrees), model=model, chip=chip, engine=engine_of_kernels(kernels)
+        ).costs
+        causes = [cause for row in costs.body_rows(64, 8) for cause in row.causes()]
+        (cause,) = {c for c in causes if c.keys and c.keys[-1].endswith("passes_of_all")}
+        moved.append(cause.seconds)
+    whole = 3 * 64 * 8 * 4096 * 2 / chip.memory["hbm"].bandwidth
+    assert moved[0] == pytest.approx(whole)
+    assert whole / 8 < moved[1] < whole / 4  # of the fullest rank
 
 
 @pytest.mark.parametrize("tokens", [4, 256, 4096])
