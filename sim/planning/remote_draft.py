@@ -9,6 +9,7 @@ from sim.cost.draft_link import DraftLink
 from sim.cost.layout import Layout, fit
 from sim.cost.remote_draft import RemoteDraftCosts
 from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts
 from sim.inputs.errors import error_at_path, errors_below
 from sim.planning.deployment import (
     Deployment,
@@ -29,7 +30,7 @@ class DraftExchange:
     link: DraftLink
     micro_batches: int = 1
 
-    def costs(self, model: Costs, drafter: Layout) -> RemoteDraftCosts:
+    def costs(self, model: SystemCosts, drafter: Layout) -> RemoteDraftCosts:
         """Return the costs of steps that a model verifies and a drafter drafts."""
         return RemoteDraftCosts(model, drafter, self.link, self.micro_batches)
 

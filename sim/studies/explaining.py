@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from sim.cost.causes import DRAFTER
 from sim.cost.contributions import Contribution, contributions, merged, way_back
-from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts, step_terms
 from sim.cost.terms import TERMS, TIME, Array
 from sim.inputs.errors import UserError
 from sim.inputs.suggestions import unknown_name
@@ -96,7 +96,7 @@ class _SystemExplainer:
     def __init__(self, scenario: Scenario, name: str) -> None:
         self.scenario, self.name = scenario, name
         self.deployment: Deployment = deploy_fitting(scenario, name)
-        self.costs: Costs = self.deployment.costs
+        self.costs: SystemCosts = self.deployment.costs
         workload = scenario.workload
         self.prompt = max(1, round(workload.mean_prompt))
         output = max(2, round(workload.mean_output))
@@ -210,9 +210,9 @@ class _SystemExplainer:
         """float[term]: seconds of a token."""
         return self.times_of(self.costs)
 
-    def times_of(self, costs: Costs) -> Array:
+    def times_of(self, costs: SystemCosts) -> Array:
         """Return float[term]: seconds of a token with costs that have other numbers."""
-        table: Array = costs.terms(self.work)[:, TIME].sum(axis=0)
+        table: Array = step_terms(costs, self.work)[:, TIME].sum(axis=0)
         table[TERMS.index("hops")] += costs.back
         return table
 

@@ -12,6 +12,7 @@ from sim.cost.energy import Tally, usage
 from sim.cost.plan import Plan
 from sim.cost.remote_draft import RemoteDraftCosts, StepParts, drafts_of, pass_paths, paths
 from sim.cost.step import Costs
+from sim.cost.system_costs import step_terms
 from sim.cost.terms import TIME
 from sim.cost.work import Work, decodes_at
 from sim.hardware.engine import Launch
@@ -109,7 +110,7 @@ def test_the_rows_add_up_to_the_step(drafted, groups, changes):
     for work in (*works(), mixed, prompt):
         rows = sum(float(row.seconds * row.repeats.sum()) for row in costs.rows(work))
         assert rows == pytest.approx(costs.line(work)[0], rel=1e-12)
-        assert costs.terms(work)[:, TIME].sum() == pytest.approx(rows, rel=1e-12)
+        assert step_terms(costs, work)[:, TIME].sum() == pytest.approx(rows, rel=1e-12)
         causes = sum(
             float(row.repeats.sum()) * cause.seconds
             for row in costs.rows(work)
@@ -357,8 +358,7 @@ def test_both_parts_work_as_much_as_a_local_drafter(drafted, serve_on):
     rows = serve_on(deployment, [(0.0, 8, 20)], draws=StepDraws((0.5,) * 3, 0))
     local = Costs(replace(costs.layout, speculation=replace(of, apart=False)))
     whole = usage(local, rows.tallies[0])
-    model, drafter = costs.tallies(rows.tallies[0])
-    parts = usage(costs, model), usage(costs.remote.costs, drafter)
+    parts = [usage(*part) for part in costs.spread(rows.tallies[0])]
     for kind in ("flops", "nbytes"):
         one, two = (getattr(part, kind) for part in parts)
         for key, amount in getattr(whole, kind).items():
@@ -373,10 +373,8 @@ def test_two_groups_read_their_weights_twice(drafted, sequences):
     decodes = 5 * sequences
     tally = Tally(decode_steps=5, decodes=decodes, context=decodes * 9.0, logits=decodes)
     tally.batch_steps[sequences * 4] = 5
-    reads = [usage(costs, costs.tallies(tally)[0]).nbytes["sram"] for costs in (one, two)]
-    drafts = [
-        usage(costs.remote.costs, costs.tallies(tally)[1]).nbytes["sram"] for costs in (one, two)
-    ]
+    used = [[usage(*part).nbytes["sram"] for part in costs.spread(tally)] for costs in (one, two)]
+    reads, drafts = zip(*used, strict=True)
     weights = sum(one.layout.weights(block) for block in one.layout.model.blocks[1:])
     assert reads[1] - reads[0] == pytest.approx(5 * 2 * weights, rel=0.02)  # without norms
     small = one.remote.layout
@@ -490,7 +488,7 @@ def test_chips_outgrow_their_hosts(launched, serve_on, groups, changes):
         time, growth, holds = costs.line(work)
         rows = list(costs.rows(work))
         assert sum(float(row.seconds * row.repeats.sum()) for row in rows) == pytest.approx(time)
-        assert costs.terms(work)[:, TIME].sum() == pytest.approx(time, rel=1e-9)
+        assert step_terms(costs, work)[:, TIME].sum() == pytest.approx(time, rel=1e-9)
         hosts = [row for row in rows if row.part is None and not row.ideal and row.seconds]
         waits.add(any("launching" in cause.what for row in hosts for cause in row.causes()))
         if not work.prompt_tokens:
