@@ -32,9 +32,10 @@ from sim.studies.bound import (
     near_best,
 )
 from sim.studies.capacity_result import SystemCapacity
+from sim.studies.capacity_search import CapacitySearch
 from sim.studies.paces import decode_counts, loop_of
 from sim.studies.pool_budget import Budget, alone_with, budget_of
-from sim.studies.pool_sizes import CapacitySearch, best_near, highest_goodput
+from sim.studies.pool_sizes import best_near, highest_goodput
 from sim.studies.typical_request import typical_request
 from sim.workload.slo import SLO
 
