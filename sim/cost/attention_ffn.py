@@ -29,7 +29,7 @@ from sim.cost.layout import Layout
 from sim.cost.rows import StepRows, mixer_rows
 from sim.cost.step import Costs
 from sim.cost.system_costs import Step
-from sim.cost.terms import IS_HOP, Array, Row
+from sim.cost.terms import IS_HOP, Array, Row, weighted_sum
 from sim.cost.work import Work
 from sim.model.blocks import Block, Mixer
 from sim.units import Bytes, Seconds
@@ -107,7 +107,7 @@ class AttentionFfnCosts:
             times, more, steps = self.layer_times(pair, part)
             parts = self._cycles(pair, times, m)
             for count, once in parts:
-                seconds += count * times.total(once)
+                seconds += count * weighted_sum(times, once)
             if more and not work.prompt_tokens:
                 growth += more * sum(count * once.attention for count, once in parts)
                 holds = min(holds, steps, steps_until_other(times, more, m))

@@ -14,14 +14,14 @@ import numpy as np
 
 from sim.cost.attention import FOREVER
 from sim.cost.causes import DRAFTER, of_drafter, overhead_causes
-from sim.cost.draft_link import DraftLink
+from sim.cost.draft_link import DraftExchange
 from sim.cost.energy import Tally, cut_steps, draft_tally
 from sim.cost.layout import Layout
 from sim.cost.rows import StepRows, mixer_rows
 from sim.cost.speculation import Speculation
 from sim.cost.step import Costs, launch_row
 from sim.cost.system_costs import Step, SystemCosts
-from sim.cost.terms import IS_HOP, IS_OVERHEAD, Array, Cause, Row
+from sim.cost.terms import IS_HOP, IS_OVERHEAD, Array, Cause, Row, weighted_sum
 from sim.cost.work import Work
 from sim.units import Bytes, Seconds
 
@@ -40,10 +40,6 @@ class StepParts(NamedTuple):
     drafts: float = 0.0
     trip: float = 0.0
     busy: float = 0.0
-
-    def total(self, counts: "StepParts") -> Seconds:
-        """Return the sum of the times, each as often as it counts."""
-        return sum(time * count for time, count in zip(self, counts, strict=True))
 
 
 # The paths through a step. Its time is that of the longest one. Prompts wait for no drafts.
@@ -221,28 +217,23 @@ class RemoteDraftCosts:
     overlap of a step with the next one when prompts join. A single sequence is one micro-batch.
     """
 
-    def __init__(
-        self, model: SystemCosts, drafter: Layout, link: DraftLink, micro_batches: int
-    ) -> None:
+    def __init__(self, model: SystemCosts, drafter: Layout, exchange: DraftExchange) -> None:
         self.model, self.layout = model, model.layout
         self.stages, self.back = 1, 0.0  # the last stage sends what it samples to the drafter
         layout = self.layout
         assert layout.speculation
         self.remote = RemoteDrafter(drafter, layout.speculation)
-        self.link, self.micro_batches = link, micro_batches
+        self.exchange, self.link = exchange, exchange.link
+        self.micro_batches = exchange.micro_batches
         vocabulary = layout.model.vocab_size
-        self.bytes_out, self.bytes_back = link.sequence_bytes(layout.width - 1, vocabulary)
+        self.bytes_out, self.bytes_back = self.link.sequence_bytes(layout.width - 1, vocabulary)
 
     def on(self, layout: Layout) -> "RemoteDraftCosts":
         """Return the costs with another layout of the model.
 
         A step with drawn experts must be one micro-batch.
         """
-        return self.between(self.model.on(layout), self.remote.layout)
-
-    def between(self, model: SystemCosts, drafter: Layout) -> "RemoteDraftCosts":
-        """Return the costs of another model or drafter, with the same link and micro-batches."""
-        return RemoteDraftCosts(model, drafter, self.link, self.micro_batches)
+        return RemoteDraftCosts(self.model.on(layout), self.remote.layout, self.exchange)
 
     def link_bytes(self, tokens: int) -> Bytes:
         return self.model.link_bytes(tokens)
@@ -255,7 +246,7 @@ class RemoteDraftCosts:
         micro_batches, part = self.micro_batch(work)
         times, growth, holds = self.parts_of(part)
         choices = paths(micro_batches, work.decodes)
-        totals, slopes = ([of.total(path) for path in choices] for of in (times, growth))
+        totals, slopes = ([weighted_sum(of, path) for path in choices] for of in (times, growth))
         longest = totals.index(max(totals))
         return totals[longest], slopes[longest], min(holds, _steps_ahead(totals, slopes, longest))
 
@@ -263,7 +254,7 @@ class RemoteDraftCosts:
         """Yield the contributions to a step, each as often as it is on the longest path."""
         micro_batches, part = self.micro_batch(work)
         times = self.parts_of(part)[0]
-        counts = max(paths(micro_batches, work.decodes), key=times.total)
+        counts = max(paths(micro_batches, work.decodes), key=partial(weighted_sum, times))
         own = self.model.stages
         of_stages = np.full(own, float(counts.verify))
         if counts.stage:

@@ -88,6 +88,13 @@ def step_terms(costs: SystemCosts, work: Work) -> Array:
     return table
 
 
+def token_terms(costs: SystemCosts, work: Work) -> Array:
+    """Return float[time or fitted, term]: a step through all stages and back, by cause [s]."""
+    table: Array = step_terms(costs, work).sum(axis=0)
+    table[TIME, HOPS] += costs.back
+    return table
+
+
 def step_latency(costs: SystemCosts, work: Work) -> Seconds:
     """Return the time of a step through all stages, and of its tokens back to the first one."""
     return float(step_terms(costs, work)[:, TIME].sum()) + costs.back

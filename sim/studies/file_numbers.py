@@ -123,8 +123,8 @@ def with_change(costs: SystemCosts, number: FileNumber) -> SystemCosts:
     if isinstance(costs, RemoteDraftCosts):
         drafter = costs.remote.layout
         if prefix == DRAFTS:
-            return costs.between(costs.model, _moved_layout(drafter, key, text))
-        return costs.between(with_change(costs.model, number), drafter)
+            return RemoteDraftCosts(costs.model, _moved_layout(drafter, key, text), costs.exchange)
+        return RemoteDraftCosts(with_change(costs.model, number), drafter, costs.exchange)
     of_links = key.startswith("transfer.")
     layout = costs.layout if prefix or of_links else _moved_layout(costs.layout, key, text)
     if isinstance(costs, AttentionFfnCosts):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sim.cost.layer_cycle import POOLS_AND_LINKS, LayerTimes
+from sim.cost.terms import weighted_sum
 from sim.cost.work import decodes_at
 from sim.inputs.errors import UserError
 from sim.planning.deployment import Deployment
@@ -87,7 +88,7 @@ def full_layer(scenario: Scenario, deployment: Deployment) -> tuple[LayerTimes, 
         ffn_us=1e6 * times.ffn,
         overlapped_us=1e6 * times.overlapped,
         back_us=1e6 * times.back,
-        cycle_us=1e6 * times.total(critical.cycle),
+        cycle_us=1e6 * weighted_sum(times, critical.cycle),
         binds=critical.binds,
     )
 

@@ -19,7 +19,7 @@ from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.plan import Plan
 from sim.cost.shard_collectives import ShardCollectives
 from sim.cost.system_costs import step_terms
-from sim.cost.terms import TIME
+from sim.cost.terms import TIME, weighted_sum
 from sim.cost.work import Work, decodes_at
 from sim.economics.owner_costs import Economics
 from sim.hardware.chip import Memory
@@ -142,7 +142,7 @@ def test_the_closed_form_is_a_flow_shop_that_jobs_pass_once_a_layer(given_times,
     busy = min(given_times.out, given_times.out_busy), min(given_times.back, given_times.back_busy)
     own = given_times._replace(out_busy=busy[0], back_busy=busy[1])
     critical = critical_times(own, jobs)
-    closed = layers * own.total(critical.cycle) + own.total(critical.fill)
+    closed = layers * weighted_sum(own, critical.cycle) + weighted_sum(own, critical.fill)
     assert closed == pytest.approx(flow_shop(own, jobs, layers), rel=1e-9)
     drawn = first_visits(own, jobs, layers)[-1].end + own.back - own.back_busy
     assert drawn == pytest.approx(closed, rel=1e-9)
@@ -595,7 +595,7 @@ def test_a_micro_batch_waits_for_its_own_exchanges_and_computing_hides_others(po
             costs.line(work)[0], rel=1e-12
         )
         ((times, critical),) = costs.step_layers(work).values()
-        return times, times.total(critical.cycle)
+        return times, weighted_sum(times, critical.cycle)
 
     for micro_batches in (1, 3):
         (none, hidden), cycles = zip(*(layer(o, micro_batches) for o in (0.0, 1.0)), strict=True)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sim.cost.attention_ffn import AttentionFfnCosts
-from sim.cost.draft_link import DraftLink
+from sim.cost.draft_link import DraftExchange, DraftLink
 from sim.cost.energy import usage
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.plan import Plan
@@ -16,7 +16,7 @@ from sim.cost.work import Work, decodes_at
 from sim.planning.attention_ffn import PoolSharing, deploy_with_ffn
 from sim.planning.deployment import DeploymentParts, LimitOverrides
 from sim.planning.draft_gain import draft_gain
-from sim.planning.remote_draft import DraftExchange, add_drafter, deploy_with_drafter
+from sim.planning.remote_draft import add_drafter, deploy_with_drafter
 from sim.serving.step_draws import StepDraws
 
 EXPERTS = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}

@@ -7,17 +7,17 @@ import simpy
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sim.cost.draft_link import DraftLink
+from sim.cost.draft_link import DraftExchange, DraftLink
 from sim.cost.energy import Tally, usage
 from sim.cost.plan import Plan
 from sim.cost.remote_draft import RemoteDraftCosts, StepParts, drafts_of, pass_paths, paths
 from sim.cost.step import Costs
 from sim.cost.system_costs import step_terms
-from sim.cost.terms import TIME
+from sim.cost.terms import TIME, weighted_sum
 from sim.cost.work import Work, decodes_at
 from sim.hardware.engine import Launch
 from sim.planning.deployment import DeploymentParts, LimitOverrides
-from sim.planning.remote_draft import DraftExchange, deploy_with_drafter
+from sim.planning.remote_draft import deploy_with_drafter
 from sim.planning.single_request import time_single_request
 from sim.serving.step_draws import StepDraws
 
@@ -129,14 +129,14 @@ def test_the_closed_form_is_groups_that_pass_a_drafter_a_link_and_the_stages_of_
 ):
     """Each group drafts, sends, is verified and returns. The way back carries no bytes here."""
     own = StepParts(sum(stages), max(stages), 0.0, drafts, 2 * latency + busy, busy)
-    closed = max(map(own.total, paths(groups, groups)))
+    closed = max(weighted_sum(own, path) for path in paths(groups, groups))
     steps = 24
     machines = [(drafts, 0.0), (busy, latency), *((seconds, 0.0) for seconds in stages)]
     machines[-1] = (stages[-1], latency)
     ends = _turns(machines, groups, steps)
     period = (ends[steps - 1] - ends[steps // 2 - 1]) / (steps - steps // 2)
     assert period == pytest.approx(closed, rel=1e-9, abs=1e-15)
-    serial = own.total(paths(1, 1)[0])
+    serial = weighted_sum(own, paths(1, 1)[0])
     assert serial * (1 - 1e-12) <= closed <= groups * serial * (1 + 1e-12)
 
 
@@ -251,7 +251,7 @@ def test_times_grow_evenly_until_another_part_is_the_longest(drafted, make_model
     half = plain.parts_of(decodes_at(4, 60.0, None, 4))[0]
     assert half.drafts > half.verify
     link = DraftLink(bandwidth=1e40, latency=(half.drafts - half.verify) / 2)
-    costs = RemoteDraftCosts(plain.model, plain.remote.layout, link, 2)
+    costs = RemoteDraftCosts(plain.model, plain.remote.layout, DraftExchange(link, 2))
     ends = set()
     for context in range(1, 120):
         time, growth, holds = costs.line(decodes_at(8, context, None, 4))
@@ -431,7 +431,7 @@ def launched(drafted):
         launch = {"layer_launch": Launch(decode=decode, prefill=prefill, graphs=graphs)}
         layouts = deployment.layout, deployment.drafter.layout
         own, other = (replace(of, engine=of.engine.model_copy(update=launch)) for of in layouts)
-        costs = RemoteDraftCosts(Costs(own), other, link, groups)
+        costs = RemoteDraftCosts(Costs(own), other, DraftExchange(link, groups))
         return replace(deployment, costs=costs)
 
     return make
