@@ -10,7 +10,7 @@ from sim.cost.energy import usage
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.plan import Plan
 from sim.cost.remote_draft import drafts_of
-from sim.cost.system_costs import step_terms
+from sim.cost.system_costs import step_latency, step_terms
 from sim.cost.terms import TIME
 from sim.cost.work import Work, decodes_at
 from sim.planning.attention_ffn import PoolSharing, deploy_with_ffn
@@ -96,6 +96,18 @@ def test_drawn_experts_of_a_model_are_those_of_the_model_alone(parts, serve_on):
         for leap in (True, False)
     )
     assert leap.last_token == pytest.approx(step.last_token, rel=1e-11)
+
+
+def test_costs_on_their_own_layout_take_the_same_steps(drafted, parts):
+    """Pools, turns, link and drafter stay as they are. The terms of each kind's step add up to its time."""
+    exchange = DraftExchange(SLOW, 2)
+    whole = deploy_with_drafter((parts[0], LIMITS), (parts[2], LIMITS), exchange, LENGTHS).costs
+    pools = drafted(groups=2, micro_batches=3).costs
+    for costs in (whole, whole.model, pools, pools.model):
+        same = costs.on(costs.layout)
+        for work in works():
+            assert same.line(work) == costs.line(work)
+            assert step_latency(same, work) == pytest.approx(costs.line(work)[0], rel=1e-12)
 
 
 def test_without_its_drafts_the_pools_are_those_that_have_none(drafted, parts):
