@@ -26,6 +26,7 @@ from sim.chipsim.message_heads import Shipment
 from sim.chipsim.network import TOLERANCE, Network, ScheduleError
 from sim.cost.program import CollectiveOp, ComputeOp, Program, WaitOp, program
 from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts
 from sim.cost.work import Work
 from sim.results.rows import Traffic
 from sim.units import Seconds
@@ -58,7 +59,7 @@ class ChipMachine(Protocol):
     busy: NDArray[np.float64]
 
     @property
-    def costs(self) -> Costs:
+    def costs(self) -> SystemCosts:
         """The costs of usual chips."""
 
     @property

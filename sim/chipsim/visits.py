@@ -236,7 +236,7 @@ class AttentionFfnMachine:
         recording: bool = False,
     ) -> None:
         self.env, self.costs = env, costs
-        own, other = costs.collectives, costs.ffn.collectives
+        own, other = costs.attention.collectives, costs.ffn.rows.collectives
         self.attention = ChipPool(env, own, irregular[0], [*seed, 0], recording)
         self.ffn = ChipPool(env, other, irregular[1], [*seed, 1], recording)
         chips, transfer = (self.attention.chips, self.ffn.chips), costs.transfer

@@ -16,7 +16,7 @@ import numpy as np
 from sim.cost.attention import FOREVER
 from sim.cost.causes import ffn_causes, transfer_causes
 from sim.cost.energy import Tally, cut_steps
-from sim.cost.ffn_pool import FfnPoolCosts
+from sim.cost.ffn_pool import FfnPool
 from sim.cost.layer_cycle import (
     BETWEEN_STAGES,
     Critical,
@@ -26,15 +26,16 @@ from sim.cost.layer_cycle import (
 )
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.layout import Layout
-from sim.cost.rows import mixer_rows
-from sim.cost.step import Costs, Step
-from sim.cost.terms import IS_HOP, Row
+from sim.cost.rows import StepRows, mixer_rows
+from sim.cost.step import Costs
+from sim.cost.system_costs import Step
+from sim.cost.terms import IS_HOP, Array, Row, weighted_sum
 from sim.cost.work import Work
 from sim.model.blocks import Block, Mixer
 from sim.units import Bytes, Seconds
 
 
-class AttentionFfnCosts(Costs):
+class AttentionFfnCosts:
     """The cost of steps on an attention pool and an FFN pool, whose micro-batches take turns.
 
     Embedding, head, drafter and the engine's time for a step and its sequences are on the attention
@@ -42,7 +43,8 @@ class AttentionFfnCosts(Costs):
     sequences: all tokens of a sequence are in one micro-batch.
     The collectives of the FFN pool are between its chips' computing for one micro-batch. Its
     engine's `overlap` is the share of them that runs while the chips compute another one.
-    ffn: the costs of the FFN part of the model on its pool.
+    attention: the costs of the attention part of the model on its pool, which is one stage.
+    ffn: those of the FFN part.
 
     Left out: overlap of a layer with a neighbour of another kind, and of a step with the next one.
     Left out: cached positions that several micro-batches read for one prompt.
@@ -54,17 +56,17 @@ class AttentionFfnCosts(Costs):
         ffn: Layout,
         transfer: LayerTransfer,
         micro_batches: int,
-        width: int | None = None,
     ) -> None:
-        super().__init__(layout, widths=(width or layout.width,))
-        self.ffn = FfnPoolCosts(ffn, transfer)
+        self.layout, self.stages = layout, 1
+        self.attention, self.ffn = Costs(layout), FfnPool(ffn, transfer)
+        self.back = self.attention.back
         self.transfer, self.micro_batches = transfer, micro_batches
         pairs = list(zip(layout.model.blocks[1:-1], ffn.model.blocks, strict=True))
         self.layer_kinds, self.last_layer = Counter(pairs), pairs[-1]
         # Layers whose next one is on another FFN stage.
         self.before_stages = Counter(pairs[first - 1] for first in ffn.bounds[1:])
         # Attention of each block, and of the drafter, as pairs: place in `kinds`, and layers.
-        kinds, head = list(enumerate(self.kinds)), self.head
+        kinds, head = list(enumerate(self.attention.kinds)), self.attention.head
         places = {kind.shape: place for place, kind in kinds if kind.part != head}
         self._mixers = {
             block: [(places[mixer], 1.0) for mixer in block.mixers] for block, _ in self.layer_kinds
@@ -75,18 +77,12 @@ class AttentionFfnCosts(Costs):
         self._times: dict[tuple[int, int], dict[Block | Mixer | None, Seconds]] = {}
         self._layer: dict[tuple[Block, Block, int, int], LayerTimes] = {}
 
-    def on_ranks(self, ranks: int) -> "AttentionFfnCosts":
-        """Return the costs with fewer attention ranks, which serve fewer sequences."""
-        plan = replace(self.layout.plan, attention_data=ranks)
-        return self._on(replace(self.layout, plan=plan))
+    @property
+    def model(self) -> "AttentionFfnCosts":
+        return self
 
-    def without_drafts(self, width: int = 1) -> "AttentionFfnCosts":
-        return self._on(replace(self.layout, speculation=None), width)
-
-    def _on(self, layout: Layout, width: int | None = None) -> "AttentionFfnCosts":
-        """Return the costs with another layout of the attention pool."""
-        ffn, transfer = self.ffn.layout, self.transfer
-        return AttentionFfnCosts(layout, ffn, transfer, self.micro_batches, width)
+    def on(self, layout: Layout) -> "AttentionFfnCosts":
+        return AttentionFfnCosts(layout, self.ffn.layout, self.transfer, self.micro_batches)
 
     def with_micro_batches(self, micro_batches: int) -> "AttentionFfnCosts":
         """Return the costs with another number of micro-batches, which shares all times."""
@@ -98,6 +94,9 @@ class AttentionFfnCosts(Costs):
         time, growth, holds = self.line(work)
         return Step(np.array([time]), np.array([growth]), holds)
 
+    def hops(self, ranked: int) -> Array:
+        return np.zeros(1)
+
     def line(self, work: Work) -> tuple[Seconds, Seconds, int]:
         m, part = self.micro_batch(work)
         seconds, growth, holds = self._with_attention(0.0, self._draft_mixers, work)
@@ -108,7 +107,7 @@ class AttentionFfnCosts(Costs):
             times, more, steps = self.layer_times(pair, part)
             parts = self._cycles(pair, times, m)
             for count, once in parts:
-                seconds += count * times.total(once)
+                seconds += count * weighted_sum(times, once)
             if more and not work.prompt_tokens:
                 growth += more * sum(count * once.attention for count, once in parts)
                 holds = min(holds, steps, steps_until_other(times, more, m))
@@ -158,7 +157,7 @@ class AttentionFfnCosts(Costs):
         pair: the layer's blocks in the attention pool and in the FFN pool.
         """
         attention, ffn = pair
-        key = attention, ffn, work.tokens, self.ranked(work)
+        key = attention, ffn, *self.layout.step_size(work)
         if key not in self._layer:
             self._layer[key] = self._layer_without_mixers(*key)
         times = self._layer[key]
@@ -177,11 +176,11 @@ class AttentionFfnCosts(Costs):
         growth, holds = 0.0, FOREVER
         for place, layers in mixers:
             if work.decodes:
-                now, more, steps = self.decode_lines(work.decodes)[place].at(work)
+                now, more, steps = self.attention.decode_lines(work.decodes)[place].at(work)
                 seconds, growth = seconds + layers * now, growth + layers * more
                 holds = min(holds, steps)
             if work.prompt_tokens:
-                seconds += layers * self.prompt_cores(work)[place].prompt_seconds(work)
+                seconds += layers * self.attention.prompt_cores(work)[place].prompt_seconds(work)
         return seconds, growth, holds
 
     def step_layers(self, work: Work) -> dict[tuple[Block, Block], tuple[LayerTimes, Critical]]:
@@ -209,21 +208,20 @@ class AttentionFfnCosts(Costs):
         """Return the bytes of a step on links. Those between the pools cross one cable."""
         step = Tally()
         step.batch_steps[tokens] = 1
-        pools = zip((self.collectives, self.ffn.collectives), self.pool_tallies(step), strict=True)
         return self.sent(step) + sum(
-            count * links.link_bytes(part)
-            for links, tally in pools
+            count * rows.link_bytes(part)
+            for rows, tally in self.spread(step)
             for part, count in tally.batch_steps.items()
         )
 
-    def pool_tallies(self, tally: Tally) -> tuple[Tally, Tally]:
-        """Return the tallies of both pools, attention first, with a step for each micro-batch."""
+    def spread(self, tally: Tally) -> list[tuple[StepRows, Tally]]:
+        """Return the rows and the tallies of both pools, with a step for each micro-batch."""
         beat = self.ffn.layout.engine.tokens_per_beat
         width = self.layout.width
-        attention = cut_steps(tally, lambda tokens: min(self.micro_batches, -(-tokens // width)))
-        return attention, cut_steps(
-            attention, lambda tokens: -(-tokens // beat)
-        ) if beat else attention
+        cut = cut_steps(tally, lambda tokens: min(self.micro_batches, -(-tokens // width)))
+        attention = replace(cut, sent=tally.sent + self.sent(tally))
+        ffn = cut_steps(cut, lambda tokens: -(-tokens // beat)) if beat else cut
+        return [(self.attention, attention), (self.ffn.rows, ffn)]
 
     def _layer_without_mixers(
         self, attention: Block, ffn: Block, tokens: int, ranked: int
@@ -236,23 +234,24 @@ class AttentionFfnCosts(Costs):
 
     def attention_rows(self, block: Block, work: Work) -> Iterator[Row]:
         """Yield the rows of a layer's block in the attention pool, with its mixers."""
-        rows = self.body_rows(work.tokens, self.ranked(work))
+        rows = self.attention.body_rows(*self.layout.step_size(work))
         yield from (row for row in rows if row.part == block)
-        yield from mixer_rows((self.kinds[n] for n, _ in self._mixers[block]), work)
+        yield from mixer_rows((self.attention.kinds[n] for n, _ in self._mixers[block]), work)
 
     def rows_once(self, work: Work) -> Iterator[Row]:
         """Yield the rows of a step outside of its layers."""
         layers = {attention for attention, _ in self.layer_kinds}
-        rows = self.body_rows(work.tokens, self.ranked(work))
+        own = self.attention
+        rows = own.body_rows(*self.layout.step_size(work))
         yield from (row for row in rows if row.part not in layers)
-        yield from self.sampling_rows(work.logits, work.decodes + work.chunks, work.decodes)
-        yield from mixer_rows((self.kinds[n] for n, _ in self._draft_mixers), work)
+        yield from own.sampling_rows(work.logits, work.decodes + work.chunks, work.decodes)
+        yield from mixer_rows((own.kinds[n] for n, _ in self._draft_mixers), work)
 
     def _once(self, work: Work) -> Seconds:
         """Return the seconds of a step outside of its layers."""
-        parts = self._by_part(work.tokens, self.ranked(work))
-        outside = parts[self.layout.model.blocks[0]] + parts[self.head] + parts[None]
-        return outside + self.sampling(work)
+        parts = self._by_part(*self.layout.step_size(work))
+        outside = parts[self.layout.model.blocks[0]] + parts[self.attention.head] + parts[None]
+        return outside + self.attention.sampling(work)
 
     def _by_part(self, tokens: int, ranked: int) -> dict[Block | Mixer | None, Seconds]:
         """Return the seconds of a part's rows that depend on tokens alone, for one layer of it.
@@ -262,8 +261,8 @@ class AttentionFfnCosts(Costs):
         key = tokens, ranked
         if key not in self._times:
             seconds: defaultdict[Block | Mixer | None, Seconds] = defaultdict(float)
-            for row in self.body_rows(*key):
-                repeats = row.repeats.item() if row.part is self.head else 1.0
+            for row in self.attention.body_rows(*key):
+                repeats = row.repeats.item() if row.part is self.attention.head else 1.0
                 seconds[row.part] += repeats * row.seconds
             self._times[key] = seconds
         return self._times[key]

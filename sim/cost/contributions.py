@@ -2,15 +2,16 @@
 
     merged(contributions(costs, work, *np.ones((2, costs.stages))))
 
-The lines are `Costs.rows` and the hops. Their seconds add up to `Costs.terms`.
+The lines are `Costs.rows` and the hops. Their seconds add up to `step_terms`.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from sim.cost.causes import DRAFTER
-from sim.cost.step import Costs
-from sim.cost.terms import HOPS, KV, OVERHEAD, TERMS, TIME, Array, Cause, Resource, Row, by_term
+from sim.cost.collectives import Collectives
+from sim.cost.system_costs import SystemCosts
+from sim.cost.terms import HOPS, KV, OVERHEAD, TERMS, Array, Cause, Resource, Row
 from sim.cost.work import Work
 from sim.model.blocks import Block
 from sim.units import Seconds
@@ -43,37 +44,28 @@ class Contribution:
 
 
 def contributions(
-    costs: Costs, work: Work, weights: Array, hop_weights: Array
+    costs: SystemCosts, work: Work, weights: Array, hop_weights: Array
 ) -> Iterator[Contribution]:
     """Yield the lines of a step, and of the hops to its stages.
 
     weights, hop_weights: float[stage], how often a stage, and the hop to it, counts.
     Left out: the way back of the sampled token (`way_back`).
     """
-    rows = list(costs.rows(work))
-    for row in rows:
+    for row in costs.rows(work):
         yield from _of_row(row, float((row.repeats * weights).sum()))
-    if costs.launch:
-        wait = costs.launch_wait(work, by_term(rows, costs.stages)[:, TIME].sum(axis=1))
-        key = "prefill" if work.prompt_tokens else "decode"
-        seconds = float((wait * weights).sum())
-        layers = float((weights * costs.launched).sum())
-        line = _seconds(OVERHEAD, "host", "launching layers", "host", layers, seconds)
-        yield replace(line, ideal=0.0, keys=(f"engine.layer_launch.{key}",))
-    collectives = costs.collectives
-    ranked = costs.ranked(work)
+    ranked = costs.layout.ranked(work)
     hops, latency = costs.hops(ranked), costs.hops(0)
     count = float(hop_weights[1:].sum())
     waited = float((latency * hop_weights).sum())
     sent = float((hops * hop_weights).sum()) - waited
     yield _seconds(HOPS, "hops", "latency", "link", count, waited)
     if sent > 0:
-        nbytes = count * collectives.slice_bytes(ranked)
+        nbytes = count * Collectives(costs.layout).slice_bytes(ranked)
         line = _seconds(HOPS, "hops", "slice sent by each chip", "link", count, sent)
         yield replace(line, amount=nbytes, unit="B", rate=nbytes / sent)
 
 
-def way_back(costs: Costs, count: float = 1.0) -> Contribution:
+def way_back(costs: SystemCosts, count: float = 1.0) -> Contribution:
     """Return the line of the sampled token's way from the last chip to the first stage."""
     return _seconds(HOPS, "hops", "sampled token back", "link", count, count * costs.back)
 

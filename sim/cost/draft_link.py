@@ -1,5 +1,6 @@
 """The link between a replica and its drafter on other chips."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
@@ -41,3 +42,11 @@ class DraftLink(Value):
         """Return the bytes of a sequence's drafts, and of what comes back."""
         scores = LOGIT_BYTES * vocabulary if self.sends == "logits" else 0.0
         return drafts * (TOKEN_BYTES + scores), 2 * TOKEN_BYTES
+
+
+@dataclass(frozen=True)
+class DraftExchange:
+    """The link to a drafter on other chips, and the number of micro-batches that take turns."""
+
+    link: DraftLink
+    micro_batches: int = 1

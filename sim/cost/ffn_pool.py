@@ -7,8 +7,8 @@ from functools import partial
 from sim.cost.causes import overlapped_causes
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.layout import Layout
+from sim.cost.rows import StepRows
 from sim.cost.shard_collectives import ShardCollectives
-from sim.cost.step import Costs
 from sim.cost.terms import IS_COLLECTIVE, Row
 from sim.model.blocks import Block
 from sim.units import Seconds
@@ -16,19 +16,20 @@ from sim.units import Seconds
 NO_OVERHEAD = {"step_overhead": 0.0, "sequence_overhead": 0.0}  # the attention pool has it
 
 
-class FfnPoolCosts(Costs):
+class FfnPool:
     """The cost of the FFN part of a model on its pool.
 
+    rows: of the pool's layout, whose engine has no time for steps and sequences.
     The engine's `overlap` is the share of the collectives that runs while the chips compute another
     micro-batch. A micro-batch itself waits for all of its collectives.
     """
 
     def __init__(self, layout: Layout, transfer: LayerTransfer) -> None:
         engine = layout.engine.model_copy(update=NO_OVERHEAD)
-        super().__init__(replace(layout, engine=engine))
-        self.collectives = ShardCollectives(self.layout, transfer)
+        self.layout = replace(layout, engine=engine)
+        self.rows = StepRows(self.layout, collectives=ShardCollectives(self.layout, transfer))
         alone = replace(self.layout, engine=engine.model_copy(update={"overlap": 0.0}))
-        self._alone = FfnPoolCosts(alone, transfer) if engine.overlap else self
+        self._alone = FfnPool(alone, transfer) if engine.overlap else self
         # Kept by block and tokens of a pass: few numbers with `tokens_per_beat`.
         self._pass_seconds: dict[tuple[Block, int], tuple[Seconds, Seconds]] = {}
 
@@ -58,7 +59,7 @@ class FfnPoolCosts(Costs):
     def overlapped_row(self, block: Block, tokens: int) -> Row:
         """Return the row of the exchanges of a pass while the chips compute another micro-batch."""
         alone, exposed = (
-            _slowest_collective(costs._pass_rows(block, tokens)) for costs in (self._alone, self)
+            _slowest_collective(pool._pass_rows(block, tokens)) for pool in (self._alone, self)
         )
         seconds, ideal = alone.seconds - exposed.seconds, alone.ideal - exposed.ideal
         causes = partial(overlapped_causes, seconds)
@@ -66,7 +67,7 @@ class FfnPoolCosts(Costs):
 
     def _pass_rows(self, block: Block, tokens: int) -> list[Row]:
         taken = self.passes(tokens)[1]
-        return [row for row in self.body_rows(taken, taken) if row.part == block]
+        return [row for row in self.rows.body_rows(taken, taken) if row.part == block]
 
 
 def _slowest_collective(rows: Iterable[Row]) -> Row:

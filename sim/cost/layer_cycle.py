@@ -1,7 +1,7 @@
 """The times of micro-batches that take turns on two pools in one layer, and what binds them.
 
     >>> times = LayerTimes(2.0, 1.0, 3.0, 1.0, 1.0, 1.0)
-    >>> times.total(critical_times(times, 3).cycle)
+    >>> weighted_sum(times, critical_times(times, 3).cycle)
     9.0
 
 A layer takes as long as its slowest pool or link needs for all micro-batches, or as long as one
@@ -40,10 +40,6 @@ class LayerTimes(NamedTuple):
         """Return which pool or link one micro-batch keeps busy for the longest time."""
         return max(resources, key=lambda name: float(getattr(self, name)))
 
-    def total(self, counts: "LayerTimes") -> Seconds:
-        """Return the sum of the times, each as often as it counts."""
-        return sum(time * count for time, count in zip(self, counts, strict=True))
-
 
 # The pools and links. Each takes one micro-batch at a time.
 POOLS_AND_LINKS = ("attention", "ffn", "out_busy", "back_busy")
@@ -79,7 +75,7 @@ def critical_times(
     """
     m, slowest = micro_batches, times.slowest(resources)
     once = LayerTimes(**{slowest: 1.0})
-    if m * times.total(once) > times.serial:
+    if m * getattr(times, slowest) > times.serial:
         fill = LayerTimes(*(all_ - one for all_, one in zip(ONCE, once, strict=True)))
         return Critical(LayerTimes(**{slowest: float(m)}), fill, slowest)
     return Critical(ONCE, LayerTimes(**{slowest: m - 1.0}), "latency")

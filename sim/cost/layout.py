@@ -7,6 +7,7 @@ from functools import cached_property
 
 from sim.cost.plan import ResolvedPlan
 from sim.cost.speculation import Speculation
+from sim.cost.work import Work
 from sim.hardware.chip import Chip, Memory
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Topology
@@ -59,6 +60,8 @@ class Layout:
 
     bounds: the first block of each stage; the planner cuts the stages.
     speculation: None if each step yields one token of a sequence.
+    expert_seed: of the random stream that draws the experts of each step's tokens; None: expected
+    loads of experts.
     """
 
     model: Model
@@ -70,6 +73,7 @@ class Layout:
     memory_fraction: float
     bounds: tuple[int, ...] = ()
     speculation: Speculation | None = None
+    expert_seed: tuple[int, ...] | None = None
 
     @property
     def width(self) -> int:
@@ -94,7 +98,19 @@ class Layout:
             plan=of.plan.on(self.plan, of.model),
             bounds=(0,),
             speculation=None,
+            expert_seed=None,
         )
+
+    def ranked(self, work: Work) -> int:
+        """Return the tokens of the fullest attention rank in a step, which the others wait for.
+
+        Sequences are spread evenly over the ranks. A prompt is on one rank.
+        """
+        return work.width * self.plan.ranked(work.decodes) + work.ranked_prompt
+
+    def step_size(self, work: Work) -> tuple[int, int]:
+        """Return the tokens of a step, and those of its fullest rank."""
+        return work.tokens, self.ranked(work)
 
     @property
     def draft_stage(self) -> "Stage | None":

@@ -73,7 +73,7 @@ def program(costs: Costs, work: Work) -> Program:
 
     Blocks of one shape take the same time, also where tokens are routed to experts at random.
     """
-    seconds, ranked = computing_seconds(costs, work), costs.ranked(work)
+    seconds, ranked = computing_seconds(costs, work), costs.layout.ranked(work)
     names = costs.layout.block_labels
     stages = []
     for number, stage in enumerate(costs.layout.stages):

@@ -5,7 +5,7 @@ the number of accepted ones crosses back. Two micro-batches take turns: the draf
 them while the model works for the other one. A scenario calls their number `groups`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from typing import NamedTuple
@@ -13,15 +13,15 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.cost.attention import FOREVER
-from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.causes import DRAFTER, of_drafter, overhead_causes
-from sim.cost.draft_link import DraftLink
+from sim.cost.draft_link import DraftExchange
 from sim.cost.energy import Tally, cut_steps, draft_tally
 from sim.cost.layout import Layout
-from sim.cost.rows import mixer_rows
+from sim.cost.rows import StepRows, mixer_rows
 from sim.cost.speculation import Speculation
-from sim.cost.step import Costs, Step
-from sim.cost.terms import IS_HOP, IS_OVERHEAD, Array, Cause, Row
+from sim.cost.step import Costs, launch_row
+from sim.cost.system_costs import Step, SystemCosts
+from sim.cost.terms import IS_HOP, IS_OVERHEAD, Array, Cause, Row, weighted_sum
 from sim.cost.work import Work
 from sim.units import Bytes, Seconds
 
@@ -40,10 +40,6 @@ class StepParts(NamedTuple):
     drafts: float = 0.0
     trip: float = 0.0
     busy: float = 0.0
-
-    def total(self, counts: "StepParts") -> Seconds:
-        """Return the sum of the times, each as often as it counts."""
-        return sum(time * count for time, count in zip(self, counts, strict=True))
 
 
 # The paths through a step. Its time is that of the longest one. Prompts wait for no drafts.
@@ -115,7 +111,7 @@ class RemoteDrafter:
             return 0.0, 0.0, FOREVER
         pieces, part = self._piece(work)
         costs, parts = self.costs, self.costs.parts(part)
-        body, passes = costs.body(*costs.size(part)), 0
+        body, passes = costs.body(*costs.layout.step_size(part)), 0
         if part.decodes:
             passes = self.passes
             body = body + (passes - 1) * costs.body(part.decodes, self._ranked(part))
@@ -145,7 +141,8 @@ class RemoteDrafter:
         counts, of_hops = self._pass_paths(pieces, part)
         longest = np.argmax(counts @ stages + of_hops * self._hops(part))
         if self.costs.launch:
-            wait = _launch_row(float(counts[longest] @ (stages - busy)), not part.decodes)
+            seconds = float(counts[longest] @ (stages - busy))
+            wait = launch_row(np.ones(1), seconds, prompts=not part.decodes)
             yield wait._replace(causes=partial(of_drafter, wait.causes))
         for row, times in rows:
             repeats = np.array([times * float(row.repeats @ counts[longest])])
@@ -188,7 +185,7 @@ class RemoteDrafter:
     def _hops(self, part: Work) -> Seconds:
         """Return the seconds from stage to stage, and back to the first one for the next draft."""
         costs = self.costs
-        seconds = float(costs.hops(costs.ranked(part)).sum())
+        seconds = float(costs.hops(costs.layout.ranked(part)).sum())
         if part.decodes:
             seconds += (self.passes - 1) * float(costs.hops(self._ranked(part)).sum())
             seconds += self.passes * costs.back
@@ -197,7 +194,7 @@ class RemoteDrafter:
     def _rows(self, part: Work) -> Iterator[tuple[Row, int]]:
         """Yield the rows of a piece on the drafter's stages, and how often each of them counts."""
         costs = self.costs
-        yield from ((row, 1) for row in costs.body_rows(part.tokens, costs.ranked(part)))
+        yield from ((row, 1) for row in costs.body_rows(*costs.layout.step_size(part)))
         if part.decodes:
             for row in costs.sampling_rows(part.decodes, part.decodes, 0):
                 yield row, self.passes
@@ -206,7 +203,7 @@ class RemoteDrafter:
         yield from ((row, 1) for row in mixer_rows(costs.kinds, part))
 
 
-class RemoteDraftCosts(Costs):
+class RemoteDraftCosts:
     """The cost of steps that verify drafts from other chips.
 
     micro_batches: 1 if the drafter waits for the model, and the model for the drafter; 2 if the
@@ -220,33 +217,23 @@ class RemoteDraftCosts(Costs):
     overlap of a step with the next one when prompts join. A single sequence is one micro-batch.
     """
 
-    def __init__(self, model: Costs, drafter: Layout, link: DraftLink, micro_batches: int) -> None:
-        layout = model.layout
-        super().__init__(layout)
-        self.model = model
+    def __init__(self, model: SystemCosts, drafter: Layout, exchange: DraftExchange) -> None:
+        self.model, self.layout = model, model.layout
         self.stages, self.back = 1, 0.0  # the last stage sends what it samples to the drafter
-        self.launch = None  # `rows` has the waits for hosts that launch layers
+        layout = self.layout
         assert layout.speculation
         self.remote = RemoteDrafter(drafter, layout.speculation)
-        self.link, self.micro_batches = link, micro_batches
+        self.exchange, self.link = exchange, exchange.link
+        self.micro_batches = exchange.micro_batches
         vocabulary = layout.model.vocab_size
-        self.bytes_out, self.bytes_back = link.sequence_bytes(layout.width - 1, vocabulary)
+        self.bytes_out, self.bytes_back = self.link.sequence_bytes(layout.width - 1, vocabulary)
 
-    def on(self, model: Costs, drafter: Layout) -> "RemoteDraftCosts":
-        """Return the costs of another model or drafter, with the same link and micro-batches."""
-        return RemoteDraftCosts(model, drafter, self.link, self.micro_batches)
+    def on(self, layout: Layout) -> "RemoteDraftCosts":
+        """Return the costs with another layout of the model.
 
-    def on_ranks(self, ranks: int) -> "RemoteDraftCosts":
-        """Return the costs with fewer attention ranks of the model. The drafter is whole."""
-        assert isinstance(self.model, AttentionFfnCosts)
-        return self.on(self.model.on_ranks(ranks), self.remote.layout)
-
-    def with_drawn_experts(self, seed: Sequence[int]) -> "RemoteDraftCosts":
-        """Return the costs with drawn experts of the model. A step must be one micro-batch."""
-        return self.on(self.model.with_drawn_experts(seed), self.remote.layout)
-
-    def without_drafts(self, width: int = 1) -> Costs:
-        return self.model.without_drafts(width)
+        A step with drawn experts must be one micro-batch.
+        """
+        return RemoteDraftCosts(self.model.on(layout), self.remote.layout, self.exchange)
 
     def link_bytes(self, tokens: int) -> Bytes:
         return self.model.link_bytes(tokens)
@@ -259,29 +246,22 @@ class RemoteDraftCosts(Costs):
         micro_batches, part = self.micro_batch(work)
         times, growth, holds = self.parts_of(part)
         choices = paths(micro_batches, work.decodes)
-        longest = max(choices, key=times.total)
-        seconds, slope = times.total(longest), growth.total(longest)
-        for path in choices:  # a path that grows faster may become the longest one
-            if (faster := growth.total(path) - slope) > 0:
-                holds = min(holds, 1 + int((seconds - times.total(path)) / faster))
-        return seconds, slope, holds
+        totals, slopes = ([weighted_sum(of, path) for path in choices] for of in (times, growth))
+        longest = totals.index(max(totals))
+        return totals[longest], slopes[longest], min(holds, _steps_ahead(totals, slopes, longest))
 
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield the contributions to a step, each as often as it is on the longest path."""
         micro_batches, part = self.micro_batch(work)
         times = self.parts_of(part)[0]
-        counts = max(paths(micro_batches, work.decodes), key=times.total)
+        counts = max(paths(micro_batches, work.decodes), key=partial(weighted_sum, times))
         own = self.model.stages
         of_stages = np.full(own, float(counts.verify))
         if counts.stage:
             of_stages[np.argmax(self.model.step(part).time)] += counts.stage
-        one, verification = np.ones(1), list(self.model.rows(part))
-        if self.model.launch:
-            busy = sum((row.seconds * row.repeats for row in verification), np.zeros(own))
-            wait = self.model.launch_wait(part, busy)
-            yield _launch_row(float(of_stages @ wait), part.prompt_tokens > 0)
+        one = np.ones(1)
         parts = (
-            (of_stages, verification),
+            (of_stages, self.model.rows(part)),
             (counts.prompts * one, self.remote.rows(self.remote.prompts_of(part))),
             (counts.drafts * one, self.remote.rows(drafts_of(part))),
         )
@@ -290,7 +270,7 @@ class RemoteDraftCosts(Costs):
                 for row in rows:
                     yield row._replace(repeats=np.array([row.repeats @ often]))
         if own > 1:
-            hops = float(self.model.hops(self.model.ranked(part)).sum())
+            hops = float(self.model.hops(self.layout.ranked(part)).sum())
             yield _link_row("hops between stages", hops, counts.verify)
         yield _link_row("drafts, and what is accepted", times.trip, counts.trip)
         yield _link_row("drafts sent", times.busy, counts.busy)
@@ -321,13 +301,12 @@ class RemoteDraftCosts(Costs):
         slopes = slopes + np.zeros(self.model.stages)
         longest = int(np.argmax(times))
         holds = min(holds, _steps_ahead(times, slopes, longest))
-        hops = float(self.model.hops(self.model.ranked(part)).sum())
+        hops = float(self.model.hops(self.layout.ranked(part)).sum())
         both = float(times.sum()) + hops, float(times[longest])
         return both, (float(slopes.sum()), float(slopes[longest])), holds
 
     def hops(self, ranked: int) -> Array:
-        """Return float[1]: 0, because the hops of the model are in its time."""
-        return np.zeros(1)
+        return np.zeros(1)  # those of the model are in its time
 
     def trip(self, sequences: int) -> Seconds:
         """Return the time of both messages: drafts, and how many are accepted."""
@@ -338,19 +317,16 @@ class RemoteDraftCosts(Costs):
         """Return the bytes between the model and its drafter for the steps of a tally."""
         return tally.decodes * (self.bytes_out + self.bytes_back)
 
-    def tallies(self, tally: Tally) -> tuple[Tally, Tally]:
-        """Return the tallies of the model and of the drafter, with a step for each micro-batch.
+    def spread(self, tally: Tally) -> list[tuple[StepRows, Tally]]:
+        """Return the rows and tallies of the model and of the drafter, a step per micro-batch.
 
         Assumed: all steps with at least the tokens of two sequences are cut, also prompts alone.
         """
         fewest = self.micro_batches * self.layout.width
-        model = _cut_decodes(tally, lambda tokens: self.micro_batches if tokens >= fewest else 1)
-        return model, self.remote.tally(model)
-
-
-def model_costs(costs: Costs) -> Costs:
-    """Return the costs of the model alone, if its drafter is on other chips."""
-    return costs.model if isinstance(costs, RemoteDraftCosts) else costs
+        cut = _cut_decodes(tally, lambda tokens: self.micro_batches if tokens >= fewest else 1)
+        (rows, own), *others = self.model.spread(cut)
+        own = replace(own, sent=own.sent + self.sent(tally))
+        return [(rows, own), *others, (self.remote.costs, self.remote.tally(cut))]
 
 
 def drafts_of(work: Work) -> Work:
@@ -366,10 +342,11 @@ def drafts_of(work: Work) -> Work:
     )
 
 
-def _steps_ahead(times: Array, slopes: Array, longest: int) -> int:
+def _steps_ahead(times: Array | list[Seconds], slopes: Array | list[Seconds], longest: int) -> int:
     """Return for how many steps the longest time stays the longest, while all grow evenly."""
-    pairs = zip(times[longest] - times, slopes - slopes[longest], strict=True)
-    return min((1 + int(ahead / faster) for ahead, faster in pairs if faster > 0), default=FOREVER)
+    most, slope = times[longest], slopes[longest]
+    faster = [(most - time, more - slope) for time, more in zip(times, slopes, strict=True)]
+    return min((1 + int(ahead / more) for ahead, more in faster if more > 0), default=FOREVER)
 
 
 def _cut_decodes(tally: Tally, parts_of: Callable[[int], int]) -> Tally:
@@ -381,13 +358,6 @@ def _cut_decodes(tally: Tally, parts_of: Callable[[int], int]) -> Tally:
         decode_steps=min(tally.decodes, tally.decode_steps + more),
         steps_without_sampling=tally.steps_without_sampling,
     )
-
-
-def _launch_row(seconds: Seconds, prompts: bool) -> Row:
-    """Return the row of the time for which chips wait until the host has launched their layers."""
-    key = f"engine.layer_launch.{'prefill' if prompts else 'decode'}"
-    cause = Cause("launching layers", "host", seconds, "s", keys=(key,))
-    return Row(None, np.ones(1), seconds, 0.0, IS_OVERHEAD, lambda: (cause,))
 
 
 def _link_row(what: str, seconds: Seconds, count: float) -> Row:

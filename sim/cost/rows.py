@@ -1,6 +1,6 @@
 """The rows of a step: what each block, collective and overhead contributes, on every stage."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -68,6 +68,7 @@ class StepRows:
 
     sampled: draws the experts of each step's tokens; None: expectations.
     widths: tokens of a decoding sequence in each pass of a step; None: one pass of the layout's.
+    collectives: None: those of the layout, over all chips of a stage.
     head: the last block. last: float[stage], 1 for the last stage and 0 for the others.
     drafter: the rows of the drafter on the last stage; None without speculation. In a step it
     takes all tokens once, as its target does, and then a token of each sequence for each further
@@ -77,12 +78,12 @@ class StepRows:
     def __init__(
         self,
         layout: Layout,
-        expert_seed: Sequence[int] | None = None,
         widths: tuple[int, ...] | None = None,
+        collectives: Collectives | None = None,
     ) -> None:
         self.layout, self.widths = layout, widths or (layout.width,)
         self.stages = len(layout.stages)
-        self.collectives = Collectives(layout)
+        self.collectives = collectives or Collectives(layout)
         # Groups of stages with equal collectives: 1 for each member, by the group's first stage.
         first = np.array(self.collectives.representatives)
         self.stage_groups = {s: (first == s).astype(float) for s in dict.fromkeys(first.tolist())}
@@ -93,9 +94,9 @@ class StepRows:
         self.skew = layout.engine.moe_skew or 0.0
         self.routed = [block for block in self.blocks if block.experts]
         self.sampled: ExpertDraws | None = None
-        if expert_seed is not None and self.routed:
+        if layout.expert_seed is not None and self.routed:
             experts = [block.experts for block in self.routed if block.experts]
-            self.sampled = ExpertDraws(expert_seed, experts, self.skew, layout.plan.expert)
+            self.sampled = ExpertDraws(layout.expert_seed, experts, self.skew, layout.plan.expert)
         self.drafter: StepRows | None = None
         if layout.drafter:
             widths = (layout.width, *[1] * (layout.width - 2))
@@ -126,10 +127,7 @@ class StepRows:
         return bool(self.routed or (self.drafter and self.drafter.routed))
 
     def link_bytes(self, tokens: int) -> Bytes:
-        """Return the bytes of a step, each counted on every cable that it crosses.
-
-        Left out: messages of a drafter.
-        """
+        """Return the bytes of a step, each counted on every cable that it crosses."""
         return self.collectives.link_bytes(tokens)
 
     def _mixing(self) -> Array:
@@ -140,20 +138,9 @@ class StepRows:
             layers = layers + self.drafter._mixing().item() * self.last
         return layers
 
-    def ranked(self, work: Work) -> int:
-        """Return the tokens of the fullest attention rank in a step, which the others wait for.
-
-        Sequences are spread evenly over the ranks. A prompt is on one rank.
-        """
-        return work.width * self.layout.plan.ranked(work.decodes) + work.ranked_prompt
-
-    def size(self, work: Work) -> tuple[int, int]:
-        """Return the tokens of a step, and those of its fullest rank."""
-        return work.tokens, self.ranked(work)
-
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield all contributions to a step except the hops from stage to stage."""
-        size = self.size(work)
+        size = self.layout.step_size(work)
         yield from self.body_rows(*size, self.sampled.take(size) if self.sampled else ())
         yield from self.sampling_rows(work.logits, work.decodes + work.chunks, work.decodes)
         yield from mixer_rows(self.kinds, work)

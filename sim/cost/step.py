@@ -1,39 +1,28 @@
 """The time of one step on each stage: the one place where model, chip and engine meet.
 
-`StepRows.rows` is the spelling of a step: its contributions, with their causes. All else adds these
-rows up: `step` for the serving loop, `line` for a single stage, `terms` by cause.
+`Costs.rows` is the spelling of a step: its contributions, with their causes. All else adds these
+rows up: `step` for the serving loop, `line` for a single stage.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
 from sim.cost.attention import FOREVER, AttentionCore, DecodeLine
+from sim.cost.energy import Tally
 from sim.cost.experts import DrawnLoad, load_spacing
 from sim.cost.layout import Layout
 from sim.cost.rows import StepRows
-from sim.cost.terms import HOPS, OVERHEAD, TIME, Array, RowSums, by_term
+from sim.cost.system_costs import Step
+from sim.cost.terms import IS_OVERHEAD, TIME, Array, Cause, Row, RowSums, by_term
 from sim.cost.work import Work
 from sim.units import Seconds
 
 # Numbers of tokens whose times are computed together. Pipelines have many times for each.
 TOGETHER, TOGETHER_IN_PIPELINES = 512, 64
-
-
-class Step(NamedTuple):
-    """The next step on each stage.
-
-    time: float[stage] [s].
-    growth: float[stage], what each further identical step adds as the KV cache grows [s].
-    holds: identical steps for which this growth holds.
-    """
-
-    time: Array
-    growth: Array | float
-    holds: int
 
 
 class Parts(NamedTuple):
@@ -61,13 +50,8 @@ class Costs(StepRows):
     topology takes no arrays.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        expert_seed: Sequence[int] | None = None,
-        widths: tuple[int, ...] | None = None,
-    ) -> None:
-        super().__init__(layout, expert_seed, widths)
+    def __init__(self, layout: Layout, widths: tuple[int, ...] | None = None) -> None:
+        super().__init__(layout, widths)
         self.back, self.launch = self.collectives.back, layout.engine.layer_launch
         self.layers: list[Array] = [kind.layers for kind in self.kinds]
         self.launched: Array = self._mixing()
@@ -88,13 +72,29 @@ class Costs(StepRows):
         self._lines: dict[int, list[DecodeLine]] = {}
         self._fixed: dict[tuple[int | None, ...], Seconds] = {}  # of `line`: all but attention
 
-    def with_drawn_experts(self, seed: Sequence[int]) -> "Costs":
-        """Return the costs of steps whose experts are drawn. seed: of their random stream."""
-        return Costs(self.layout, seed)
+    @property
+    def model(self) -> "Costs":
+        return self
 
-    def without_drafts(self, width: int = 1) -> "Costs":
-        """Return the costs without a drafter. width: tokens of a decoding sequence in a step."""
-        return Costs(replace(self.layout, speculation=None), widths=(width,))
+    def on(self, layout: Layout) -> "Costs":
+        return Costs(layout)
+
+    def spread(self, tally: Tally) -> list[tuple[StepRows, Tally]]:
+        return [(self, tally)]
+
+    def rows(self, work: Work) -> Iterator[Row]:
+        """Yield all contributions to a step except the hops from stage to stage.
+
+        They include the time for which chips wait for the host to launch layers.
+        """
+        rows = list(super().rows(work))
+        yield from rows
+        if self.launch:
+            wait = self.launching(work) - by_term(rows, self.stages)[:, TIME].sum(axis=1)
+            for stage in np.flatnonzero(wait > 0):
+                layers = self.launched * (np.arange(self.stages) == stage)
+                seconds = float(wait[stage] / self.launched[stage])
+                yield launch_row(layers, seconds, prompts=work.prompt_tokens > 0)
 
     def step(self, work: Work) -> Step:
         """Return the next step on each stage.
@@ -102,12 +102,8 @@ class Costs(StepRows):
         A step with decodes alone grows linearly until the other side of attention's roofline binds
         (`holds`), or until a window fills. The caller watches the windows.
         """
-        return self._step(work, self.body(*self.size(work)))
-
-    def _step(self, work: Work, body: Array) -> Step:
-        """Return the next step. body: float[stage], its time without sampling and attention [s]."""
         parts = self.parts(work)
-        time, growth = self.with_parts(body, parts)
+        time, growth = self.with_parts(self.body(*self.layout.step_size(work)), parts)
         if self.launch:  # the step at which each stage outgrows its launch is not computed
             return Step(np.maximum(time, self.launching(work)), 0.0, 1)
         return Step(time, growth, 1 if self.sampled else parts.holds)
@@ -125,25 +121,6 @@ class Costs(StepRows):
             growth += layers * more
         return time, growth
 
-    def leave_times(self, work: Work) -> tuple[Seconds, Seconds]:
-        """Return how long a step takes on the slowest stage, and until it leaves the last one."""
-        stages = self.step(work).time
-        return float(stages.max()), float(stages.sum() + self.hops(self.ranked(work)).sum())
-
-    def pass_times(self, work: Work) -> tuple[Seconds, Seconds]:
-        """Return the time of a step on the slowest stage, and of one pass through all stages.
-
-        The pass ends when the sampled tokens are back at the first stage.
-        """
-        slowest, leave = self.leave_times(work)
-        return slowest, leave + self.back
-
-    def seconds(self, work: Work) -> Seconds:
-        """Return the seconds that all stages work on a step, with expected loads of experts."""
-        if self.sampled:  # `step` would take draws
-            return float(self._step(work, self.body_with(*self.size(work), ())).time.sum())
-        return float(self.step(work).time.sum())
-
     def line(self, work: Work) -> tuple[Seconds, Seconds, int]:
         """Return time, growth and holds of `step` for a layout of one stage, in plain floats.
 
@@ -153,7 +130,7 @@ class Costs(StepRows):
         key = decodes, work.width, prompt_tokens, work.rank_prompt, work.logits, work.chunks
         fixed = self._fixed.get(key)
         if fixed is None or self.sampled:
-            fixed = self.body(*self.size(work)).item() + self.sampling(work)
+            fixed = self.body(*self.layout.step_size(work)).item() + self.sampling(work)
             self._fixed[key] = fixed
         time, growth, holds = fixed, 0.0, 1 if self.sampled else FOREVER
         if decodes:
@@ -183,7 +160,7 @@ class Costs(StepRows):
         many or fewer are drawn. Their draws do not count as taken yet (`ExpertDraws.take`).
         """
         assert self.sampled
-        parts, size = self.parts(work), self.size(work)
+        parts, size = self.parts(work), self.layout.step_size(work)
         draws = islice(self.sampled.coming(size), min(steps, parts.holds))
         bodies = np.array([self.body_with(*size, load).item() for load in draws])
         times, growing = bodies + parts.sampling, np.arange(len(bodies))
@@ -192,17 +169,6 @@ class Costs(StepRows):
         ):
             times += layers * (now + growing * more)
         return np.maximum(times, self.launching(work)) if self.launch else times
-
-    def terms(self, work: Work) -> Array:
-        """Return float[stage, time or fitted, term]: the step by cause [s].
-
-        Hops stand with the stage that they lead to.
-        """
-        table = by_term(self.rows(work), self.stages)
-        if self.launch:
-            table[:, :, OVERHEAD] += self.launch_wait(work, table[:, TIME].sum(axis=1))[:, None]
-        table[:, TIME, HOPS] += self.hops(self.ranked(work))
-        return table
 
     def body(self, tokens: int, ranked: int) -> Array:
         """Return float[stage]: the seconds that depend on the number of tokens alone.
@@ -243,10 +209,6 @@ class Costs(StepRows):
         return min(self.together, load_spacing(tokens - 1)) if shards > 1 else self.together
 
     def hops(self, ranked: int) -> Array:
-        """Return float[stage]: seconds from each stage's predecessor to it; 0 for the first.
-
-        ranked: tokens of the fullest rank.
-        """
         return self.collectives.hops(ranked)
 
     def launching(self, work: Work) -> Array:
@@ -255,13 +217,6 @@ class Costs(StepRows):
         if work.tokens <= self.launch.graphs:
             return np.zeros(self.stages)
         return self.launched * (self.launch.prefill if work.prompt_tokens else self.launch.decode)
-
-    def launch_wait(self, work: Work, busy: Array) -> Array:
-        """Return float[stage]: the seconds for which chips wait for the host to launch layers.
-
-        busy: float[stage], seconds of the rows of the step.
-        """
-        return np.maximum(0.0, self.launching(work) - busy)
 
     def _attention(self, work: Work) -> tuple[list[Seconds], list[Seconds], int]:
         """Return one layer's time and growth by kind of attention, and for how many steps."""
@@ -295,3 +250,13 @@ class Costs(StepRows):
             for place, number in enumerate(numbers):
                 self._lines[number] = [lines_of_kind[place] for lines_of_kind in lines]
         return self._lines[decodes]
+
+
+def launch_row(layers: Array, seconds: Seconds, prompts: bool) -> Row:
+    """Return the row of the time for which chips wait until the host has launched layers.
+
+    layers: float[stage]. seconds: for each of them.
+    """
+    key = f"engine.layer_launch.{'prefill' if prompts else 'decode'}"
+    cause = Cause("launching layers", "host", seconds, "s", keys=(key,))
+    return Row(None, layers, seconds, 0.0, IS_OVERHEAD, partial(tuple, (cause,)))

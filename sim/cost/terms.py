@@ -92,6 +92,11 @@ def by_term(rows: Iterable[Row], stages: int) -> Array:
     return table
 
 
+def weighted_sum(times: Iterable[Seconds], counts: Iterable[float]) -> Seconds:
+    """Return the sum of the times, each as often as it counts."""
+    return sum(time * count for time, count in zip(times, counts, strict=True))
+
+
 class RowSums:
     """A cache of sums of rows, by number of tokens.
 

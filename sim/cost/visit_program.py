@@ -64,7 +64,7 @@ def visit_program(costs: AttentionFfnCosts, work: Work) -> VisitProgram:
         layers.append(known[key])
     outside = [*costs.rows_once(work)]
     opening = _computing("embedding", [row for row in outside if row.part == blocks[0]])
-    exchanges = costs.collectives.of_block(blocks[0], costs.ranked(work), 0)
+    exchanges = costs.attention.collectives.of_block(blocks[0], costs.layout.ranked(work), 0)
     # All passes of a drafter, with their messages, are part of the head.
     head = sum(row.seconds * row.repeats.item() for row in outside if row.part == blocks[-1])
     return VisitProgram(
@@ -79,14 +79,14 @@ def _layer(costs: AttentionFfnCosts, key: tuple[Block, Block, int], part: Work) 
     """Return a layer for a micro-batch. key: its blocks in both pools, and its FFN stage."""
     attention, ffn, stage = key
     label = "experts" if ffn.experts else "MLP"
-    ranked, (passes, tokens) = costs.ranked(part), costs.ffn.passes(part.tokens)
-    exchanges = costs.collectives.of_block(attention, ranked, 0)
-    summed = costs.ffn.collectives.of_block(ffn, tokens, stage)
+    ranked, (passes, tokens) = costs.layout.ranked(part), costs.ffn.passes(part.tokens)
+    exchanges = costs.attention.collectives.of_block(attention, ranked, 0)
+    summed = costs.ffn.rows.collectives.of_block(ffn, tokens, stage)
     layout, of_ffn, transfer = costs.layout, costs.ffn.layout, costs.transfer
     own, other = transfer.tokens_of_link(layout, of_ffn, part.tokens, ranked)
     out, back = (n / transfer.bandwidth for n in transfer.token_bytes(of_ffn, ffn))
     compute = _computing(label, [*costs.ffn.layer_rows(ffn, part.tokens)])
-    hidden = costs.ffn.collectives.hidden(summed, tokens, compute.seconds)
+    hidden = costs.ffn.rows.collectives.hidden(summed, tokens, compute.seconds)
     compute = compute._replace(seconds=float(compute.seconds - hidden))
     a_pass: PoolOps = (compute, *(CollectiveOp(f"{label}: {e.operation}", e) for e in summed))
     return LayerOps(

@@ -6,12 +6,12 @@ pipeline_beat(costs, tokens=20, request_tokens=640)  # s, and the micro-batches 
 import math
 from dataclasses import replace
 
-from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts, pass_times
 from sim.cost.work import decodes_at
 from sim.units import Seconds
 
 
-def pipeline_beat(costs: Costs, tokens: int, request_tokens: float) -> tuple[Seconds, int]:
+def pipeline_beat(costs: SystemCosts, tokens: int, request_tokens: float) -> tuple[Seconds, int]:
     """Return the beat for `tokens`, and how many micro-batches keep the slowest stage busy.
 
     beat: time of the slowest stage [s].  micro-batches: unloaded pass divided by the beat.
@@ -34,7 +34,7 @@ def pipeline_beat(costs: Costs, tokens: int, request_tokens: float) -> tuple[Sec
         )
         chunk.windowed_attended, chunk.windowed_cached = tokens * windowed, windowed
         for work in (decode, chunk):
-            slowest, unloaded = costs.pass_times(work)
+            slowest, unloaded = pass_times(costs, work)
             beat = max(beat, slowest)
             batches = max(batches, math.ceil(unloaded / slowest - 1e-9))
     return beat, batches

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from sim.cost.layout import Layout, fit
 from sim.cost.step import Costs
+from sim.cost.system_costs import leave_times
 from sim.cost.work import Work
 from sim.units import Seconds
 
@@ -37,12 +38,8 @@ def best_chunk(layout: Layout, request_tokens: float, prompt_tokens: float | Non
             windowed_attended=tokens * windowed,
             windowed_cached=windowed,
         )
-        stages = costs.step(work).time
-        return float(
-            (math.ceil(prompt / tokens) - 1) * stages.max()
-            + stages.sum()
-            + costs.hops(tokens).sum()
-        )
+        slowest, leave = leave_times(costs, work)
+        return (math.ceil(prompt / tokens) - 1) * slowest + leave
 
     chunks = [n for n in CHUNKS if n >= layout.width]
     fitting = [n for n in chunks if fit(replace(layout, token_budget=n), request_tokens).fits]

@@ -4,10 +4,14 @@ import math
 from dataclasses import dataclass, replace
 from functools import partial
 
+from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.layout import Layout, MemoryFit, fit, most_kv_tokens, sequences
 from sim.cost.plan import Plan, ResolvedPlan
+from sim.cost.remote_draft import RemoteDraftCosts
+from sim.cost.rows import StepRows
 from sim.cost.speculation import Speculation
 from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine, default_limits
 from sim.hardware.topology import Topology
@@ -67,7 +71,7 @@ class Deployment:
     layout: Layout
     fit: MemoryFit
     limits: SchedulerLimits
-    costs: Costs
+    costs: SystemCosts
     space: PlanSpace
     beat: Seconds | None = None
     tried: tuple[PlanTrial, ...] = ()
@@ -88,6 +92,17 @@ class Deployment:
     def others(self) -> tuple[PoolDeployment, ...]:
         """The chips of another kind: of an FFN pool, or of a drafter; empty without."""
         return tuple(other for other in (self.ffn, self.drafter) if other)
+
+    @property
+    def pools(self) -> AttentionFfnCosts | None:
+        """The costs of an attention pool and an FFN pool; None without an FFN pool."""
+        model = self.costs.model
+        return model if isinstance(model, AttentionFfnCosts) else None
+
+    @property
+    def drafting(self) -> RemoteDraftCosts | None:
+        """The costs with a drafter on other chips; None without one."""
+        return self.costs if isinstance(self.costs, RemoteDraftCosts) else None
 
     def sequences(self, tokens: int) -> tuple[int, int]:
         """Return how many sequences of `tokens` fit, and how many if all memory were one.
@@ -117,12 +132,12 @@ class Deployment:
 
         Messages of such a collective meet on cables.
         """
-        costs, topology, operations = self.costs, self.layout.topology, set()
-        for stage in set(costs.collectives.representatives):
-            exchanges = [*costs.collectives.gather(1, stage)]
-            for block, cost in costs.blocks.items():
+        rows, topology, operations = StepRows(self.layout), self.layout.topology, set()
+        for stage in set(rows.collectives.representatives):
+            exchanges = [*rows.collectives.gather(1, stage)]
+            for block, cost in rows.blocks.items():
                 if cost.repeats[stage]:
-                    exchanges += costs.collectives.of_block(block, 1, stage)
+                    exchanges += rows.collectives.of_block(block, 1, stage)
             operations |= {
                 e.operation
                 for e in exchanges

@@ -1,9 +1,8 @@
 """The gain of speculation for a single request: the cost of a step, and its mean tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sim.cost.step import Costs
-from sim.cost.terms import TIME
+from sim.cost.system_costs import SystemCosts, step_latency
 from sim.cost.work import decodes_at
 from sim.planning.deployment import Deployment
 from sim.units import Seconds
@@ -41,10 +40,11 @@ def draft_gain(deployment: Deployment, context: float) -> DraftGain | None:
     layout = deployment.layout
     if layout.speculation is None:
         return None
-    width, costs = layout.width, deployment.costs
-    without = _seconds(costs.without_drafts(), context, 1)
-    verify = _seconds(costs.without_drafts(width), context, width)
-    whole = _seconds(costs, context, width)
+    width, model = layout.width, deployment.costs.model
+    verifying = replace(layout, speculation=replace(layout.speculation, apart=True))
+    without = _seconds(model.on(replace(layout, speculation=None)), context, 1)
+    verify = _seconds(model.on(verifying), context, width)
+    whole = _seconds(deployment.costs, context, width)
     return DraftGain(
         tokens=layout.mean_tokens,
         verify=verify / without,
@@ -68,7 +68,7 @@ def break_even_chance(step: float, drafts: int) -> float | None:
     return high
 
 
-def _seconds(costs: Costs, context: float, width: int) -> Seconds:
+def _seconds(costs: SystemCosts, context: float, width: int) -> Seconds:
     """Return the time of a step of one sequence through all stages."""
     work = decodes_at(1, context, costs.layout.model.window, width)
-    return float(costs.terms(work)[:, TIME].sum()) + costs.back
+    return step_latency(costs, work)

@@ -5,6 +5,7 @@ loaded_tpot(deployment, 64, 4096)  # s, of each of 64 users of a replica at 4,09
 
 import math
 
+from sim.cost.system_costs import pass_times
 from sim.cost.work import decodes_at
 from sim.planning.deployment import Deployment
 from sim.units import Seconds
@@ -19,5 +20,5 @@ def loaded_tpot(deployment: Deployment, users: int, context: float) -> Seconds:
     batches = min(users, deployment.limits.micro_batches)
     share = math.ceil(users / batches)
     work = decodes_at(share, context, deployment.limits.window)
-    slowest, one_pass = deployment.costs.pass_times(work)
+    slowest, one_pass = pass_times(deployment.costs, work)
     return max(batches * slowest, one_pass)

@@ -26,7 +26,7 @@ def block_times(costs: Costs, work: Work) -> dict[Block, Seconds]:
     Stages are balanced by them.
     Left out: the gather with which every stage but the first begins.
     """
-    times, ranked = {}, costs.ranked(work)
+    times, ranked = {}, costs.layout.ranked(work)
     for block, time in computing_seconds(costs, work).items():
         exchanges = costs.collectives.of_block(block, ranked, 0)
         times[block] = time + costs.collectives.exposed(exchanges, ranked, time, 0.0)[0]

@@ -5,7 +5,7 @@ deploy_with_drafter(model, drafter, DraftExchange(link, micro_batches=2), length
 
 from dataclasses import dataclass, replace
 
-from sim.cost.draft_link import DraftLink
+from sim.cost.draft_link import DraftExchange
 from sim.cost.layout import Layout, fit
 from sim.cost.remote_draft import RemoteDraftCosts
 from sim.cost.step import Costs
@@ -20,18 +20,6 @@ from sim.planning.deployment import (
 from sim.planning.search import PlanSteps
 
 DRAFTER_PATH = ("speculate", "draft", "system")  # keys of a system above those of its drafter
-
-
-@dataclass(frozen=True)
-class DraftExchange:
-    """The link to a drafter on other chips, and the number of micro-batches that take turns."""
-
-    link: DraftLink
-    micro_batches: int = 1
-
-    def costs(self, model: Costs, drafter: Layout) -> RemoteDraftCosts:
-        """Return the costs of steps that a model verifies and a drafter drafts."""
-        return RemoteDraftCosts(model, drafter, self.link, self.micro_batches)
 
 
 @dataclass(frozen=True)
@@ -105,7 +93,9 @@ def deploy_with_drafter(
     one_batch = parts.plan.model_copy(update={"slots": 1})
     drafting = deploy_drafter(drafter, parts.speculation.tokens, lengths)
     layout = drafting.pool.layout
-    steps = PlanSteps(lambda own: exchange.costs(Costs(own), layout), layout.plan.replicas)
+    steps = PlanSteps(
+        lambda own: RemoteDraftCosts(Costs(own), layout, exchange), layout.plan.replicas
+    )
     deployed = deploy(replace(parts, plan=one_batch), *lengths, overrides, steps)
     return drafting.beside(deployed, overrides.kv_tokens)
 
@@ -123,7 +113,7 @@ def add_drafter(
     Raises: ValueError at a key of the attention pool if parts contradict each other.
     """
     drafting = deploy_drafter(drafter, deployed.layout.width - 1, lengths)
-    costs = exchange.costs(deployed.costs, drafting.pool.layout)
+    costs = RemoteDraftCosts(deployed.costs, drafting.pool.layout, exchange)
     return replace(drafting.beside(deployed, kv_tokens), costs=costs)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sim.cost.layout import Layout
 from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, ResolvedPlan
 from sim.cost.step import Costs
-from sim.cost.terms import TIME
+from sim.cost.system_costs import SystemCosts, step_latency
 from sim.cost.work import decodes_at
 from sim.inputs.errors import error_at_path
 from sim.model.transformer import Model
@@ -95,7 +95,7 @@ class PlanSteps:
     costs_of: returns the costs of a layout. replicas: of each plan; None: as many as fit best.
     """
 
-    costs_of: Callable[[Layout], Costs] = Costs
+    costs_of: Callable[[Layout], SystemCosts] = Costs
     replicas: int | None = None
 
 
@@ -270,14 +270,14 @@ def _best_first(
 
 
 def _estimate(
-    request_tokens: float, costs_of: Callable[[Layout], Costs], layout: Layout
+    request_tokens: float, costs_of: Callable[[Layout], SystemCosts], layout: Layout
 ) -> Seconds:
     """Return the unloaded TPOT with blocks cut evenly by number, in memories of its choice."""
     layout = with_memories(layout, request_tokens)
     blocks, depth = len(layout.model.blocks), layout.plan.pipeline
     costs = costs_of(replace(layout, bounds=tuple(blocks * s // depth for s in range(depth))))
     work = decodes_at(1, max(1.0, request_tokens), layout.model.window, layout.width)
-    return (float(costs.terms(work)[:, TIME].sum()) + costs.back) / layout.mean_tokens
+    return step_latency(costs, work) / layout.mean_tokens
 
 
 def smallest_plan(space: PlanSpace) -> ResolvedPlan | None:

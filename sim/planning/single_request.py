@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.cost.terms import FITTED, HOPS, TERMS, TIME, Array
+from sim.cost.system_costs import token_terms
+from sim.cost.terms import FITTED, TERMS, TIME, Array
 from sim.cost.work import Work
 from sim.planning.deployment import Deployment
 from sim.serving.prompt_chunks import add_chunk
@@ -56,9 +57,7 @@ def time_single_request(deployment: Deployment, prompt: int, output: int) -> Sin
     )
     steps = draws.steps(0, output - 1) if draws else output - 1
     tokens = deployment.layout.mean_tokens  # of a step
-    table = costs.terms(work).sum(axis=0)
-    table[TIME, HOPS] += costs.back
-    table /= tokens
+    table = token_terms(costs, work) / tokens
     return SingleRequest(
         ttft=float(rows.first_token[0]),
         tpot=float(rows.last_token[0] - rows.first_token[0]) / steps / tokens,

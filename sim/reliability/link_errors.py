@@ -9,7 +9,7 @@ from pydantic import Field
 
 from sim.cost.attention import FOREVER
 from sim.cost.energy import Tally
-from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts
 from sim.inputs.errors import error_at_path
 from sim.inputs.values import Sourced
 from sim.units import Seconds
@@ -36,14 +36,14 @@ class LinkErrors(Sourced):
         default=0.0, description="Time between the end of a failed step and its repeat [s]."
     )
 
-    def step_error_probability(self, costs: Costs, tokens: int) -> float:
+    def step_error_probability(self, costs: SystemCosts, tokens: int) -> float:
         """Return the error probability of a step: 1 - (1 - bit_error_rate)^(8 bytes x cables).
 
         tokens: tokens of the step.
         """
         return -math.expm1(8 * costs.link_bytes(tokens) * math.log1p(-self.bit_error_rate))
 
-    def require_finite_retries(self, costs: Costs) -> None:
+    def require_finite_retries(self, costs: SystemCosts) -> None:
         """Check that a run can end.
 
         Raises: ValueError if more than `MAX_ERROR_PROBABILITY` of the largest steps fail.
@@ -71,7 +71,7 @@ class LinkErrorSampler:
     seed: of all streams. good: by size, the steps before the next one that fails.
     """
 
-    def __init__(self, errors: LinkErrors, costs: Costs, seed: Sequence[int]) -> None:
+    def __init__(self, errors: LinkErrors, costs: SystemCosts, seed: Sequence[int]) -> None:
         self.errors, self.costs, self.seed = errors, costs, seed
         self.streams: dict[tuple[int, int], tuple[np.random.Generator, float]] = {}
         self.good: dict[tuple[int, int], int] = {}
@@ -94,7 +94,7 @@ class LinkErrorSampler:
             del self.good[size]
 
 
-def expected_retries(errors: LinkErrors, costs: Costs, tally: Tally) -> float:
+def expected_retries(errors: LinkErrors, costs: SystemCosts, tally: Tally) -> float:
     """Return the expected number of failed steps: the sum of the steps' error probabilities.
 
     tally: all steps of a run, repeats included.

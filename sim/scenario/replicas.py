@@ -1,13 +1,14 @@
 """The replicas of a laid-out system, and the service of requests on them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sim.chipsim.exceptions import Irregularities, replica_irregularities
 from sim.chipsim.machine import MachineFactory, machine_factory
 from sim.chipsim.visits import visit_factory
 from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts
 from sim.inputs.errors import errors_below
 from sim.planning.deployment import Deployment
 from sim.reliability.link_errors import LinkErrorSampler
@@ -51,7 +52,7 @@ def chip_machines(
     name: str,
     deployment: Deployment,
     recording: bool = False,
-    costs: Sequence[Costs] = (),
+    costs: Sequence[SystemCosts] = (),
     first: int = 0,
 ) -> MachineFactory:
     """Return the factory of the machines of a plain system: one for each replica of all copies.
@@ -61,8 +62,8 @@ def chip_machines(
     first: number of the first replica in its fleet.
     Raises: PlanError if an exception names a chip or link that the system does not have.
     """
-    if isinstance(deployment.costs, AttentionFfnCosts):
-        return _visit_machines(scenario, name, deployment.costs, recording, first)
+    if pools := deployment.pools:
+        return _visit_machines(scenario, name, pools, recording, first)
     system, layout = scenario.plain(name), deployment.layout
     scheduled = (system.network or layout.engine.network) == "scheduled"
     jitter = (layout.engine.jitter or 0.0) if system.jitter is None else system.jitter
@@ -81,9 +82,12 @@ def chip_machines(
         ]
     except ValueError as error:
         raise scenario.plan_error(name, error) from error
-    costs, seed = costs or [deployment.costs] * len(parts), stream_seed(scenario.seed, "jitter")
+    seed, factories = stream_seed(scenario.seed, "jitter"), list[MachineFactory]()
+    costs = costs or [deployment.costs] * len(parts)
     parts *= len(costs) // len(parts)
-    factories = [machine_factory(own, parts, seed, recording, first) for own in costs]
+    for own in costs:
+        assert isinstance(own, Costs)  # drafts on other chips are refused at chip fidelity
+        factories.append(machine_factory(own, parts, seed, recording, first))
     return lambda env, replica: factories[replica](env, replica)
 
 
@@ -150,7 +154,7 @@ def pool_transfer(scenario: Scenario, name: str) -> Transfer:
     return pools.transfer.model_copy(update={"handover": handover})
 
 
-def replica_costs(scenario: Scenario, name: str, member: Member, first: int) -> list[Costs]:
+def replica_costs(scenario: Scenario, name: str, member: Member, first: int) -> list[SystemCosts]:
     """Return the costs of each replica of all copies of a plain system.
 
     Where experts are sampled, each replica has a stream of its own, which begins with the run.
@@ -160,7 +164,7 @@ def replica_costs(scenario: Scenario, name: str, member: Member, first: int) -> 
     if scenario.plain(name).routing == "expected":
         return [costs] * member.replicas
     seeds = (stream_seed(scenario.seed, "experts", first + n) for n in range(member.replicas))
-    return [costs.with_drawn_experts(seed) for seed in seeds]
+    return [costs.on(replace(costs.layout, expert_seed=tuple(seed))) for seed in seeds]
 
 
 def _pool_outages(system: System | AttentionFfn, replicas: int) -> list[PoolOutages | None]:

@@ -13,14 +13,13 @@ from pydantic import (
 )
 
 from sim.cost.acceptance import AcceptanceField
-from sim.cost.draft_link import DraftLink
+from sim.cost.draft_link import DraftExchange, DraftLink
 from sim.cost.layer_transfer import rising
 from sim.cost.speculation import DraftPlan, Speculation, geometric_acceptance
 from sim.inputs.errors import error_at_path, errors_below
 from sim.inputs.values import Value
 from sim.model.draft_layer import draft_layer
 from sim.model.transformer import Model, ModelField
-from sim.planning.remote_draft import DraftExchange
 from sim.reliability.failures import Faults
 from sim.scenario.placement import Placement
 from sim.serving.replica_config import Outage

@@ -5,10 +5,9 @@ other chips for all sequences of a replica. So steps stop while they are down. A
 holds the KV cache of its own sequences. While it is down, the other ranks go on.
 """
 
+from dataclasses import replace
 from functools import partial
 
-from sim.cost.attention_ffn import AttentionFfnCosts
-from sim.cost.remote_draft import RemoteDraftCosts
 from sim.serving.event_order import schedule_outages
 from sim.serving.executors.pausing import PausingExecutor
 from sim.serving.fleet import ServingFleet
@@ -79,7 +78,6 @@ class RankFailures:
     def __init__(self, fleet: ServingFleet, number: int) -> None:
         self.fleet, self.number = fleet, number
         costs = fleet.configs[number].costs
-        assert isinstance(costs, AttentionFfnCosts | RemoteDraftCosts)
         self.ranks = costs.layout.plan.attention_data
         self.costs = {self.ranks: costs}  # by number of ranks
         self.dead: set[int] = set()
@@ -113,7 +111,9 @@ class RankFailures:
         """Give the replica the costs and the room of the ranks that work."""
         alive, limits = self.ranks - len(self.dead), self.replica.limits
         if alive not in self.costs:
-            self.costs[alive] = self.costs[self.ranks].on_ranks(alive)
+            whole = self.costs[self.ranks]
+            plan = replace(whole.layout.plan, attention_data=alive)
+            self.costs[alive] = whole.on(replace(whole.layout, plan=plan))
         if (executor := _pausing(self.replica)).costs is not self.costs[alive]:
             executor.use(self.costs[alive])
         self.replica.kv_cache.resize(

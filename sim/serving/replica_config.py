@@ -8,7 +8,7 @@ import simpy
 from pydantic import Field
 
 from sim.chipsim.machine import MachineFactory
-from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts
 from sim.inputs.values import Value
 from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.rows import Rows
@@ -74,7 +74,7 @@ class ReplicaConfig:
     draws: the steps of requests with speculation; None without.
     """
 
-    costs: Costs
+    costs: SystemCosts
     limits: SchedulerLimits
     policies: Policies = DEFAULT
     overhead: Seconds = 0.0

@@ -25,7 +25,7 @@ import simpy
 from numpy.typing import NDArray
 
 from sim.cost.energy import Tally
-from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts, leave_times
 from sim.cost.work import Work, decodes_at
 from sim.results.histogram import Gaps
 from sim.serving.event_order import CallAfter
@@ -58,7 +58,7 @@ class BeatSchedule(NamedTuple):
         return self.lap * self.beat
 
 
-def beat_schedule(costs: Costs, context: float) -> BeatSchedule:
+def beat_schedule(costs: SystemCosts, context: float) -> BeatSchedule:
     """Return the schedule of one token a beat, each of which attends to `context` positions.
 
     Beat and pass are the longer ones of two tokens: a decode, and the last token of a prompt.
@@ -68,7 +68,9 @@ def beat_schedule(costs: Costs, context: float) -> BeatSchedule:
     decode = decodes_at(1, context, window)
     seen = min(context, window or context)
     last = _prompt_token(context, (seen, seen), logits=1)
-    (decode_beat, decode_time), (last_beat, last_time) = map(costs.leave_times, (decode, last))
+    (decode_beat, decode_time), (last_beat, last_time) = (
+        leave_times(costs, work) for work in (decode, last)
+    )
     beat, unloaded = max(decode_beat, last_beat), max(decode_time, last_time)
     return BeatSchedule(beat, unloaded, math.ceil((unloaded + costs.back) / beat - 1e-9))
 
@@ -82,7 +84,9 @@ def _prompt_token(context: float, windowed: tuple[float, float], logits: int) ->
     return Work(0, 0.0, 1, 1, context, context, logits, 0.0, attended, read)
 
 
-def ring_schedule(costs: Costs, limits: SchedulerLimits, request_tokens: float) -> BeatSchedule:
+def ring_schedule(
+    costs: SystemCosts, limits: SchedulerLimits, request_tokens: float
+) -> BeatSchedule:
     """Return the schedule of a replica, whose beats are those of a mean request's last token.
 
     request_tokens: of a mean request.  Tokens beyond the model's context are never served.
@@ -167,7 +171,7 @@ def _decodes(counted: Counter[Entered]) -> int:
     return sum(times * decodes for (_, _, decodes), times in counted.items())
 
 
-def ring_busy(costs: Costs, counted: Counter[Entered], tally: Tally) -> NDArray[np.float64]:
+def ring_busy(costs: SystemCosts, counted: Counter[Entered], tally: Tally) -> NDArray[np.float64]:
     """Return float[stage]: the seconds of all tokens, each at the mean context of its kind."""
     busy = np.zeros(costs.stages)
     if decodes := _decodes(counted):
@@ -191,7 +195,7 @@ class BeatCounter(Executor):
     received: decodes whose gap is no lap, because the token before came from another replica.
     """
 
-    def __init__(self, costs: Costs, gaps: Gaps, schedule: BeatSchedule) -> None:
+    def __init__(self, costs: SystemCosts, gaps: Gaps, schedule: BeatSchedule) -> None:
         super().__init__()
         self.costs, self.gaps, self.schedule = costs, gaps, schedule
         self.counted: Counter[Entered] = Counter()

@@ -8,7 +8,7 @@ import numpy as np
 import simpy
 
 from sim.chipsim.machine import MachineFactory
-from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts
 from sim.results.rows import Rows
 from sim.serving.event_order import CallUrgently
 from sim.serving.fleet import Mark, ServingFleet, between
@@ -63,7 +63,7 @@ class ServeOptions(TypedDict, total=False):
 
 def serve(
     requests: RequestBatch,
-    costs: Costs,
+    costs: SystemCosts,
     limits: SchedulerLimits,
     replicas: int = 1,
     policies: Policies = DEFAULT,

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from sim.cost.kv_transfer import kv_layers
-from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts, leave_times
 from sim.cost.work import Work
 from sim.inputs.values import Value
 from sim.serving.limits import SchedulerLimits
@@ -187,7 +187,7 @@ def link_rate(transfer: Transfer, chips: int) -> BytesPerSecond:
 
 
 def early_parts(
-    transfer: Transfer, costs: Costs, limits: SchedulerLimits, tokens: int, before: Seconds
+    transfer: Transfer, costs: SystemCosts, limits: SchedulerLimits, tokens: int, before: Seconds
 ) -> EarlyParts:
     """Return the parts in which a prompt's KV cache leaves, some of them during the prefill.
 
@@ -215,12 +215,12 @@ def share_left(parts: EarlyParts, whole: Seconds) -> float:
     return max(1 / parts.number, 1 - parts.window / whole) if whole else 1.0
 
 
-def prefill_seconds(costs: Costs, limits: SchedulerLimits, tokens: int) -> Seconds:
+def prefill_seconds(costs: SystemCosts, limits: SchedulerLimits, tokens: int) -> Seconds:
     """Return the time of a prompt's chunks, one after the other, through all stages."""
     seconds = 0.0
     budget = limits.prompt_budget
     for start in range(0, tokens, budget):
         work = Work()
         add_chunk(work, start, min(budget, tokens - start), limits.window)
-        seconds += float(costs.step(work).time.sum() + costs.hops(work.tokens).sum())
+        seconds += leave_times(costs, work)[1]
     return seconds

@@ -7,10 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.energy import EnergyPart, Tally, energy, summed
-from sim.cost.remote_draft import RemoteDraftCosts
-from sim.cost.step import Costs
 from sim.economics.owner_costs import (
     Capex,
     CostEstimate,
@@ -157,29 +154,18 @@ def energy_parts(
 ) -> list[tuple[OwnerCosts, EnergyPart]]:
     """Return the parts of a plain system that take energy, each with its owner's costs.
 
-    An FFN pool is a part of its own, and so is a drafter on other chips. The bytes between parts
-    count once.
+    An FFN pool is a part of its own, and so is a drafter on other chips.
     tally: the work of all copies.
     """
     keys = owned_chips(scenario.systems, name)
     owners = [scenario.money.systems.get(key, OwnerCosts()) for key in keys]
-    costs, own, sent = deployment.costs, tally, 0.0
-    others: list[tuple[Costs, Tally]] = []
-    if isinstance(costs, RemoteDraftCosts):
-        own, of_drafter = costs.tallies(tally)
-        others.append((costs.remote.costs, of_drafter))
-        sent, costs = costs.sent(tally), costs.model
-    if isinstance(costs, AttentionFfnCosts):
-        sent += costs.sent(own)
-        own, of_ffn = costs.pool_tallies(own)
-        others.insert(0, (costs.ffn, of_ffn))
+    (rows, own), *others = deployment.costs.spread(tally)
     link = link_energy(scenario.systems, name)
     if others:
-        own.sent = sent
         link = (power.link or 0.0) if (power := deployment.layout.chip.power) else 0.0
     chips = copies * (deployment.own_chips + scenario.spare_chips(name))
     around = host_power(deployment.layout.chip, owners[0])
-    parts = [(owners[0], EnergyPart(costs, chips, own, around, link, tally))]
+    parts = [(owners[0], EnergyPart(rows, chips, own, around, link, tally))]
     pools = zip(deployment.others, others, owners[1:], strict=True)
     for place, (pool, (other, work), owner) in enumerate(pools, 1):
         spared = copies * (pool.chips + scenario.spare_chips(name, place))

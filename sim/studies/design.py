@@ -26,17 +26,18 @@ from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.scenario.sources import ScenarioSource, as_scenario
 from sim.studies.bound import load_bound, near_best
-from sim.studies.capacity import SEARCH_FROM, Guess, capacity, load_to_beat, processes_for
 from sim.studies.capacity_result import SystemCapacity
+from sim.studies.capacity_search import (
+    SEARCH_FROM,
+    CapacitySearch,
+    Guess,
+    given_capacity,
+    load_to_beat,
+    processes_for,
+)
 from sim.studies.identity import ffn_pool
 from sim.studies.pool_budget import alone_with, ordinary_system
-from sim.studies.pool_sizes import (
-    CapacitySearch,
-    best_sizes,
-    highest_goodput,
-    open_sizes,
-    sizes_by_bound,
-)
+from sim.studies.pool_sizes import best_sizes, highest_goodput, open_sizes, sizes_by_bound
 from sim.studies.pool_split import Splits, best_split, open_splits, opened
 from sim.studies.processes import results_of
 from sim.studies.trials import TrialProgress, no_progress
@@ -177,7 +178,7 @@ def _capacity_search(
     name: str, attainment: float | None, requests: int | None, progress: TrialProgress
 ) -> CapacitySearch:
     """Return the function that searches the capacity of a scenario's only system from a guess."""
-    return lambda scenario, guess: capacity(
+    return lambda scenario, guess: given_capacity(
         scenario, attainment, requests, progress, guess
     ).systems[name]
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from sim.cost.causes import DRAFTER
 from sim.cost.contributions import Contribution, contributions, merged, way_back
-from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts, token_terms
 from sim.cost.terms import TERMS, TIME, Array
 from sim.inputs.errors import UserError
 from sim.inputs.suggestions import unknown_name
@@ -96,7 +96,7 @@ class _SystemExplainer:
     def __init__(self, scenario: Scenario, name: str) -> None:
         self.scenario, self.name = scenario, name
         self.deployment: Deployment = deploy_fitting(scenario, name)
-        self.costs: Costs = self.deployment.costs
+        self.costs: SystemCosts = self.deployment.costs
         workload = scenario.workload
         self.prompt = max(1, round(workload.mean_prompt))
         output = max(2, round(workload.mean_output))
@@ -207,20 +207,15 @@ class _SystemExplainer:
 
     @cached_property
     def times(self) -> Array:
-        """float[term]: seconds of a token."""
-        return self.times_of(self.costs)
-
-    def times_of(self, costs: Costs) -> Array:
-        """Return float[term]: seconds of a token with costs that have other numbers."""
-        table: Array = costs.terms(self.work)[:, TIME].sum(axis=0)
-        table[TERMS.index("hops")] += costs.back
-        return table
+        """float[term]: seconds of a step."""
+        times: Array = token_terms(self.costs, self.work)[TIME]
+        return times
 
     @cached_property
     def changes(self) -> dict[str, Array]:
         """float[term] by key: what a step of each number adds to a token's time [s]."""
         return {
-            key: self.times_of(with_change(self.costs, number)) - self.times
+            key: token_terms(with_change(self.costs, number), self.work)[TIME] - self.times
             for key, number in self.numbers.items()
             if number.value
         }

@@ -12,7 +12,7 @@ from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.causes import DRAFTER
 from sim.cost.layout import Layout
 from sim.cost.remote_draft import RemoteDraftCosts
-from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts
 from sim.inputs.values import Sourced, Value
 from sim.results.explanation_summary import NumberSource
 from sim.scenario.placement import Placement
@@ -67,7 +67,7 @@ class FileNumber:
 
 
 def file_numbers(
-    scenario: Scenario, name: str, costs: Costs, keys: Iterable[str]
+    scenario: Scenario, name: str, costs: SystemCosts, keys: Iterable[str]
 ) -> dict[str, FileNumber]:
     """Return the numbers with the given keys, and those of all links, by key."""
     all_keys = set(keys)
@@ -116,15 +116,15 @@ def _of_pool(
             yield prefix + key, FileNumber(prefix + key, float(value), entry, path)
 
 
-def with_change(costs: Costs, number: FileNumber) -> Costs:
+def with_change(costs: SystemCosts, number: FileNumber) -> SystemCosts:
     """Return the costs with one number changed by a tenth."""
     text = repr(number.value * (1 + number.change))
     prefix, key = _split(number.key)
     if isinstance(costs, RemoteDraftCosts):
         drafter = costs.remote.layout
         if prefix == DRAFTS:
-            return costs.on(costs.model, _moved_layout(drafter, key, text))
-        return costs.on(with_change(costs.model, number), drafter)
+            return RemoteDraftCosts(costs.model, _moved_layout(drafter, key, text), costs.exchange)
+        return RemoteDraftCosts(with_change(costs.model, number), drafter, costs.exchange)
     of_links = key.startswith("transfer.")
     layout = costs.layout if prefix or of_links else _moved_layout(costs.layout, key, text)
     if isinstance(costs, AttentionFfnCosts):
@@ -132,7 +132,7 @@ def with_change(costs: Costs, number: FileNumber) -> Costs:
         ffn = _moved_layout(ffn, key, text) if prefix else ffn
         transfer = moved(transfer, key.split(".")[1:], text) if of_links else transfer
         return AttentionFfnCosts(layout, ffn, transfer, costs.micro_batches)
-    return Costs(layout)
+    return costs.on(layout)
 
 
 def _moved_layout(layout: Layout, key: str, text: str) -> Layout:

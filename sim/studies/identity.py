@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from sim.catalogue.measurements import published_speeds
-from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.plan import DEGREES
-from sim.cost.remote_draft import RemoteDraftCosts, model_costs
 from sim.inputs.values import Change
 from sim.planning.deployment import Deployment, PoolDeployment
 from sim.results.other_chips import Degrees, DrafterIdentity, FfnPoolIdentity, OtherChips
@@ -162,16 +160,16 @@ def _drafts(deployment: Deployment) -> Drafts | None:
 
 def ffn_pool(deployment: Deployment) -> FfnPoolIdentity | None:
     """Return the FFN pool of a deployment; None without one."""
-    costs, ffn = model_costs(deployment.costs), deployment.ffn
-    if ffn is None or not isinstance(costs, AttentionFfnCosts):
+    costs, ffn = deployment.pools, deployment.ffn
+    if ffn is None or costs is None:
         return None
     return FfnPoolIdentity(**vars(_other_chips(ffn)), micro_batches=costs.micro_batches)
 
 
 def _drafter(deployment: Deployment) -> DrafterIdentity | None:
     """Return the chips that draft for a deployment; None without others than its own."""
-    costs, drafter = deployment.costs, deployment.drafter
-    if drafter is None or not isinstance(costs, RemoteDraftCosts):
+    costs, drafter = deployment.drafting, deployment.drafter
+    if drafter is None or costs is None:
         return None
     return DrafterIdentity(
         **vars(_other_chips(drafter)),

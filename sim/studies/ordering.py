@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from sim.cost.energy import Tally, summed
 from sim.cost.plan import PlanError
+from sim.cost.system_costs import pass_times
 from sim.cost.work import Work
 from sim.economics.token_price import ServedTokens
 from sim.planning.deployment import Deployment
@@ -220,9 +221,9 @@ def _decoding(scenario: Scenario, deployment: Deployment, count: int) -> tuple[S
         return mean_step(deployment, sequences, prompt + output / 2, 0, prompt)
 
     work = step(size + (larger > 0))
-    time, unloaded = deployment.costs.pass_times(work)
+    time, unloaded = pass_times(deployment.costs, work)
     turns = (larger or batches) * time
     if size and larger:
-        turns += (batches - larger) * deployment.costs.pass_times(step(size))[0]
+        turns += (batches - larger) * pass_times(deployment.costs, step(size))[0]
     tpot = max(turns, unloaded) / mean
     return tpot, work_of_a_second(deployment, work, count / (tpot * mean), 0.0, (prompt, 0.0))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import NamedTuple
 
+from sim.cost.system_costs import pass_times
 from sim.cost.work import Work, decodes_at
 from sim.planning.deployment import Deployment
 from sim.studies.typical_request import TypicalRequest
@@ -166,9 +167,9 @@ class Paces:
         decodes = k - -(-k // groups)  # of other groups, beside the prompts of one
         chunk = min(max(1, budget - decodes), max(1, round(tokens)))
         costs = self.deployment.costs
-        longer = costs.pass_times(self._step(decodes, chunk))[0]
+        longer = pass_times(costs, self._step(decodes, chunk))[0]
         if decodes:
-            longer -= costs.pass_times(self._step(decodes, 0))[0]
+            longer -= pass_times(costs, self._step(decodes, 0))[0]
         seconds = tokens / chunk * longer
         first = self.in_flight * seconds
         pause = self.loop.pause if self.loop else 0.0
@@ -208,9 +209,8 @@ def first_token(deployment: Deployment, prompt: float, cached: float = 0.0) -> S
     """
     computed = max(1.0, prompt - cached)
     chunk = min(deployment.limits.prompt_budget, max(1, round(computed)))
-    time, unloaded = deployment.costs.pass_times(
-        mean_step(deployment, 0, 0.0, chunk, prompt, cached)
-    )
+    work = mean_step(deployment, 0, 0.0, chunk, prompt, cached)
+    time, unloaded = pass_times(deployment.costs, work)
     return (math.ceil(computed / chunk) - 1) * time + unloaded
 
 
@@ -245,6 +245,6 @@ def paced_step(deployment: Deployment, work: Work) -> tuple[Seconds, Seconds]:
 
     The micro-batches in flight take turns on that stage, or wait for a pass through all of them.
     """
-    limits, (time, unloaded) = deployment.limits, deployment.costs.pass_times(work)
+    limits, (time, unloaded) = deployment.limits, pass_times(deployment.costs, work)
     turn = (limits.fill or limits.micro_batches) * time
     return time, max(turn, unloaded) / deployment.layout.mean_tokens

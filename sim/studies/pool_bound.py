@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from sim.cost.energy import Tally
 from sim.cost.kv_transfer import prompt_kv_bytes
+from sim.cost.system_costs import pass_times
 from sim.cost.work import Work
 from sim.planning.deployment import Deployment
 from sim.scenario.replicas import Member, pool_transfer
@@ -159,7 +160,7 @@ def prefill_point(
     budget, alone = deployment.limits.token_budget, first_token(deployment, prompt, cached)
     for chunk in {min(budget, max(1, round(computed))), budget}:
         work = mean_step(deployment, 0, 0.0, chunk, prompt, cached)
-        time, passing = deployment.costs.pass_times(work)
+        time, passing = pass_times(deployment.costs, work)
         seconds = max(alone, passing)
         rate = chunk / computed / time
         if (slo.ttft is None or seconds <= slo.ttft) and (best is None or rate > best.rate):

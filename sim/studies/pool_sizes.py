@@ -16,16 +16,14 @@ from sim.scenario.plan_search import PlanSearch
 from sim.scenario.pools import POOLS, PoolCopies, Pools
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
-from sim.studies.capacity import SEARCH_FROM, Guess, load_to_beat
 from sim.studies.capacity_result import SystemCapacity
+from sim.studies.capacity_search import SEARCH_FROM, CapacitySearch, Guess, load_to_beat
 from sim.studies.pool_bound import pools_point
 
 MOST_SIZES = 5  # that are simulated: those with the highest bounds
 NEAR_SIZES = 0.75  # sizes below this share of the highest bound are not simulated
 
 Candidate = TypeVar("Candidate")
-# A search on a scenario with one system.
-CapacitySearch = Callable[[Scenario, Guess | None], SystemCapacity]
 
 
 def open_sizes(scenario: Scenario, names: set[str] | None) -> list[str]:

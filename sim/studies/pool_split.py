@@ -32,9 +32,10 @@ from sim.studies.bound import (
     near_best,
 )
 from sim.studies.capacity_result import SystemCapacity
+from sim.studies.capacity_search import CapacitySearch
 from sim.studies.paces import decode_counts, loop_of
 from sim.studies.pool_budget import Budget, alone_with, budget_of
-from sim.studies.pool_sizes import CapacitySearch, best_near, highest_goodput
+from sim.studies.pool_sizes import best_near, highest_goodput
 from sim.studies.typical_request import typical_request
 from sim.workload.slo import SLO
 
@@ -206,8 +207,8 @@ class Splits:
         deployment = self.deployed(self.split(attention, ffn, 1))
         if not deployment:
             return 0.0
-        costs, workload = deployment.costs, self.scenario.workload
-        assert isinstance(costs, AttentionFfnCosts)
+        costs, workload = deployment.pools, self.scenario.workload
+        assert costs
         slo = self.scenario.tightest_slo or SLO()
         cached = cached_prefix(self.scenario, self.name, Member(deployment))
         steps = max(1.0, workload.mean_output - 1)
@@ -245,11 +246,9 @@ class Splits:
             split = self.split(attention, ffn, count)
             if not (deployment := self.deployed(split)):
                 continue
-            costs = deployment.costs
-            assert isinstance(costs, AttentionFfnCosts)
             if first:
                 deployment = replace(deployment, costs=first.with_micro_batches(count))
-            first = first or costs
+            first = first or deployment.pools
             members = {self.name: Member(deployment)}
             if load := load_bound(alone_with(self.scenario, self.name, split), members):
                 yield load, split

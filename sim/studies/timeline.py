@@ -15,6 +15,7 @@ import numpy as np
 from sim.chipsim.machine import ChipMachine, Machine, TimelineSlice, collecting_factory
 from sim.chipsim.network import CableUse
 from sim.cost.program import CollectiveOp, Program, program
+from sim.cost.step import Costs
 from sim.cost.work import decodes_at
 from sim.hardware.topology import Hop
 from sim.inputs.errors import UserError
@@ -76,7 +77,7 @@ def step_program(scenario: Scenario, name: str) -> tuple[Deployment, Program]:
     deployment = _traced_deployment(scenario, name)
     context = round(scenario.workload.mean_prompt + scenario.workload.mean_output / 2)
     work = decodes_at(1, context, deployment.layout.model.window)
-    return deployment, program(deployment.costs, work)
+    return deployment, program(Costs(deployment.layout), work)
 
 
 def _traced_deployment(scenario: Scenario, name: str) -> Deployment:

@@ -33,13 +33,13 @@ def trace_visits(scenario: Scenario, name: str, tokens: int, prefill: bool = Fal
     many events; PlanError if the system does not fit.
     """
     deployment = deploy_fitting(scenario, name)
-    costs, prompt = deployment.costs, round(scenario.workload.mean_prompt)
-    if costs.layout.speculation:
+    costs, prompt = deployment.pools, round(scenario.workload.mean_prompt)
+    if deployment.layout.speculation:
         raise UserError(
             f"trace: systems.{name}: got speculate; expected a system without drafts;"
             f" try --set systems.{name}.attention.speculate.tokens=0"
         )
-    assert isinstance(costs, AttentionFfnCosts)
+    assert costs
     count, longest = costs.micro_batches, prompt + tokens + 1
     program = visit_program(costs, decodes_at(count, longest, deployment.limits.window))
     require_few_events((tokens + prefill) * _visit_events(costs, program), tokens)

@@ -7,9 +7,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.layer_cycle import POOLS_AND_LINKS, LayerTimes
-from sim.cost.remote_draft import RemoteDraftCosts, model_costs
+from sim.cost.terms import weighted_sum
 from sim.cost.work import decodes_at
 from sim.inputs.errors import UserError
 from sim.planning.deployment import Deployment
@@ -70,16 +69,15 @@ def full_layer(scenario: Scenario, deployment: Deployment) -> tuple[LayerTimes, 
 
     The users of a closed loop may be fewer. The layer is of the most frequent kind.
     """
-    steps, workload, limits = deployment.costs, scenario.workload, deployment.limits
-    costs = model_costs(steps)
-    if not isinstance(costs, AttentionFfnCosts):
+    costs, workload, limits = deployment.pools, scenario.workload, deployment.limits
+    if costs is None:
         return None
     most = limits.max_concurrent(round(scenario.request_tokens))
     most = min(most, getattr(workload, "users", most))
     context = workload.mean_prompt + workload.mean_output / 2
     work = decodes_at(most, context, limits.window, limits.width)
-    if isinstance(steps, RemoteDraftCosts):
-        work = steps.micro_batch(work)[1]
+    if drafting := deployment.drafting:
+        work = drafting.micro_batch(work)[1]
     layers = costs.step_layers(work)
     times, critical = layers[max(layers, key=lambda pair: costs.layer_kinds[pair])]
     return times, LayerCycle(
@@ -90,7 +88,7 @@ def full_layer(scenario: Scenario, deployment: Deployment) -> tuple[LayerTimes, 
         ffn_us=1e6 * times.ffn,
         overlapped_us=1e6 * times.overlapped,
         back_us=1e6 * times.back,
-        cycle_us=1e6 * times.total(critical.cycle),
+        cycle_us=1e6 * weighted_sum(times, critical.cycle),
         binds=critical.binds,
     )
 

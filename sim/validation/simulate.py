@@ -12,7 +12,7 @@ from statistics import mean
 import numpy as np
 
 from sim.cost.plan import PlanError
-from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts
 from sim.hardware.engine import Engine
 from sim.planning.deployment import Deployment
 from sim.planning.single_request import time_single_request
@@ -34,7 +34,7 @@ FULL_ROUNDS = 5  # the same if it is measured from its second round on
 # Tokens of a reply that are simulated at most: its beat and TPOT hardly depend on more.
 REPLY_PROMPT, REPLY_OUTPUT = 512, 64
 HOST_KEYS = ("layer_launch", "block_kernels")  # of an engine; a host may replace them
-_LAST_COSTS: deque[Costs] = deque(maxlen=16)
+_LAST_COSTS: deque[SystemCosts] = deque(maxlen=16)
 
 
 def simulate(point: MeasuredPoint) -> dict[str, Seconds]:
@@ -98,7 +98,7 @@ def serve_point(point: MeasuredPoint) -> dict[str, Seconds]:
 def sharing_costs(deployment: Deployment) -> Deployment:
     """Return a deployment with the costs of an equal layout, if one of the last ones had them.
 
-    The points of one configuration differ in their users alone.  Costs keep the times of each
+    The points of one configuration differ in their users alone.  SystemCosts keep the times of each
     number of tokens, which most of these points need.
     """
     for costs in _LAST_COSTS:

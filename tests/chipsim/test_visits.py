@@ -94,7 +94,7 @@ def test_dense_layers_exchange_beside_other_micro_batches_too(pools, transfer):
 def test_steps_with_drafts_take_the_closed_form(pools, make_model, layers):
     """All passes of the drafter, and their messages, follow the layers."""
     costs = pools(FAST, 2, drafter=make_model(num_hidden_layers=layers)).costs
-    assert costs.drafter
+    assert costs.attention.drafter
     for work in (decodes_at(6, 40.0, 24, 4), Work(3, 90.0, 5, 1, 100, 22, 13, width=4)):
         closed = costs.step(work).time[0]
         assert machine_step(costs, work)[0] == pytest.approx(closed, rel=1e-9)

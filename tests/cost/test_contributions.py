@@ -5,6 +5,7 @@ import pytest
 
 from sim.cost.contributions import Contribution, contributions, merged, way_back
 from sim.cost.plan import Plan
+from sim.cost.system_costs import step_terms
 from sim.cost.terms import FITTED, HOPS, TERMS, TIME
 from sim.cost.work import Work
 from sim.hardware.chip import Compute, TensorStreaming
@@ -55,7 +56,7 @@ def test_lines_add_up_to_the_terms_and_their_formulas_hold(
     )
     costs = deployment.costs
     for work in (DECODE, MIXED):
-        table, sums = costs.terms(work).sum(axis=0), np.zeros((2, len(TERMS)))
+        table, sums = step_terms(costs, work).sum(axis=0), np.zeros((2, len(TERMS)))
         table[TIME, HOPS] += costs.back
         lines = merged([*contributions(costs, work, *np.ones((2, costs.stages))), way_back(costs)])
         for line in lines:

@@ -8,6 +8,7 @@ import pytest
 from sim.cost.layout import fit, sequences
 from sim.cost.plan import Plan
 from sim.cost.step import Costs
+from sim.cost.system_costs import step_terms
 from sim.cost.terms import COLLECTIVES, HOPS, WEIGHTS
 from sim.cost.work import Work
 from sim.hardware.chip import Memory
@@ -215,7 +216,7 @@ def test_weights_stream_at_the_pace_of_their_memory(make_chip, make_deployment):
     near, far = (make_deployment(chip=chip, plan=Plan(weights_in=home)) for home in (None, "host"))
     weights = near.layout.stages[0].weights
     work = Work(decodes=1, context=1, logits=1)
-    times = [deployment.costs.terms(work)[0, 0, WEIGHTS] for deployment in (near, far)]
+    times = [step_terms(deployment.costs, work)[0, 0, WEIGHTS] for deployment in (near, far)]
     assert times[1] / times[0] == pytest.approx(1000, rel=0.01)
     assert times[1] == pytest.approx(weights / 1e9, rel=0.1)
 
@@ -227,7 +228,7 @@ def test_a_sequence_may_be_split_where_heads_would_be_held_twice(make_deployment
     )
     assert split.layout.stages[0].kv_per_token == twice.layout.stages[0].kv_per_token / 2
     work = Work(decodes=1, context=1000, logits=1)
-    more = [d.costs.terms(work)[0, 0, COLLECTIVES] for d in (split, twice)]
+    more = [step_terms(d.costs, work)[0, 0, COLLECTIVES] for d in (split, twice)]
     assert more[0] > more[1]
 
 
@@ -242,7 +243,7 @@ def test_drawn_routing_is_the_seeds_and_near_what_is_expected(make_model, make_c
         }
         parts = DeploymentParts(model, chips=1, **parts)
         layout = deploy(parts, 64, overrides=LimitOverrides(16)).layout
-        costs = Costs(layout, None if seed is None else [seed])
+        costs = Costs(layout if seed is None else replace(layout, expert_seed=(seed,)))
         return [
             float(costs.step(Work(decodes=8, context=80, logits=8)).time.sum()) for _ in range(40)
         ]
@@ -285,7 +286,7 @@ def test_what_chips_send_each_other_has_the_width_of_hidden_states(make_deployme
 
     def terms(hidden):
         plan = Plan(tensor=2, pipeline=2, activations="fp16", hidden=hidden)
-        return make_deployment(4, chip=chip, plan=plan).costs.terms(work)[:, 0]
+        return step_terms(make_deployment(4, chip=chip, plan=plan).costs, work)[:, 0]
 
     half, whole = terms("fp16"), terms("fp32")
     for term in (COLLECTIVES, HOPS):

@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.cost.energy import Tally, energy, usage
-from sim.cost.ffn_pool import FfnPoolCosts
+from sim.cost.ffn_pool import FfnPool
 from sim.cost.layer_cycle import POOLS_AND_LINKS, LayerTimes, critical_times
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.plan import Plan
 from sim.cost.shard_collectives import ShardCollectives
-from sim.cost.terms import TIME
+from sim.cost.system_costs import step_terms
+from sim.cost.terms import TIME, weighted_sum
 from sim.cost.work import Work, decodes_at
 from sim.economics.owner_costs import Economics
 from sim.hardware.chip import Memory
@@ -141,7 +142,7 @@ def test_the_closed_form_is_a_flow_shop_that_jobs_pass_once_a_layer(given_times,
     busy = min(given_times.out, given_times.out_busy), min(given_times.back, given_times.back_busy)
     own = given_times._replace(out_busy=busy[0], back_busy=busy[1])
     critical = critical_times(own, jobs)
-    closed = layers * own.total(critical.cycle) + own.total(critical.fill)
+    closed = layers * weighted_sum(own, critical.cycle) + weighted_sum(own, critical.fill)
     assert closed == pytest.approx(flow_shop(own, jobs, layers), rel=1e-9)
     drawn = first_visits(own, jobs, layers)[-1].end + own.back - own.back_busy
     assert drawn == pytest.approx(closed, rel=1e-9)
@@ -191,7 +192,7 @@ def test_rows_add_up_to_the_step_and_growth_holds(pools, changes, drafts, pipeli
     costs = pools(changes, micro_batches=3, drafts=drafts, pipeline=pipeline).costs
     for work in works(1 + drafts):
         time, growth, holds = costs.line(work)
-        assert costs.terms(work)[:, TIME].sum() == pytest.approx(time, rel=1e-12)
+        assert step_terms(costs, work)[:, TIME].sum() == pytest.approx(time, rel=1e-12)
         if work.prompt_tokens:
             continue
         steps = min(holds, 9)
@@ -345,9 +346,7 @@ def test_flops_and_bytes_are_those_of_the_undivided_system_and_turns_read_weight
     whole = usage(undivided.costs, tally)
 
     def both(micro_batches):
-        costs = pools(micro_batches=micro_batches).costs
-        own, ffn = costs.pool_tallies(tally)
-        return usage(costs, own), usage(costs.ffn, ffn)
+        return [usage(*part) for part in pools(micro_batches=micro_batches).costs.spread(tally)]
 
     once, thrice = both(1), both(3)
     for parts in (once, thrice):
@@ -406,10 +405,7 @@ def test_energy_and_money_are_those_of_both_pools(scenario):
     assert served.costs.busy_share is None
     assert joules["idle"] * tokens == pytest.approx(6 * 2.0 * rows.elapsed, rel=1e-9)
     costs, (tally,) = member.deployment.costs, rows.tallies
-    used = [
-        usage(part, own)
-        for part, own in zip((costs, costs.ffn), costs.pool_tallies(tally), strict=True)
-    ]
+    used = [usage(*part) for part in costs.spread(tally)]
     between = 5e-9 * (sum(own.link_bytes for own in used) + costs.sent(tally))
     assert joules["links"] * tokens == pytest.approx(between, rel=1e-9)
     read = 1e-9 * sum(own.nbytes["sram"] for own in used)
@@ -425,7 +421,7 @@ def test_a_beat_of_the_ffn_pool_takes_as_long_as_its_tokens(pools):
     """Ten tokens are three beats of at most four tokens, each as long as the MLP of four."""
     plain = pools().costs.ffn
     engine = plain.layout.engine.model_copy(update={"tokens_per_beat": 4})
-    beats = FfnPoolCosts(replace(plain.layout, engine=engine), SLOW)
+    beats = FfnPool(replace(plain.layout, engine=engine), SLOW)
     assert beats.passes(10) == (3, 4)
     block = plain.layout.model.blocks[0]
 
@@ -436,15 +432,15 @@ def test_a_beat_of_the_ffn_pool_takes_as_long_as_its_tokens(pools):
     assert seconds(plain, 10) > 1.01 * seconds(plain, 4), "else beats make no difference"
     costs, tally = pools(micro_batches=1).costs, Tally()
     costs.ffn, tally.batch_steps[10] = beats, 5
-    assert costs.pool_tallies(tally)[1].batch_steps == {3: 10, 4: 5}, "15 beats read all weights"
+    assert costs.spread(tally)[1][1].batch_steps == {3: 10, 4: 5}, "15 beats read all weights"
 
 
 def test_a_sequence_with_its_drafts_is_in_one_micro_batch(pools):
     """Two sequences make two micro-batches of four tokens, although four may take turns."""
     tally = Tally()
     tally.batch_steps[8] = 5
-    attention, ffn = pools(drafts=3, micro_batches=4).costs.pool_tallies(tally)
-    assert attention.batch_steps == ffn.batch_steps == {4: 10}
+    for _, own in pools(drafts=3, micro_batches=4).costs.spread(tally):
+        assert own.batch_steps == {4: 10}
 
 
 def test_a_drafter_reads_its_weights_once_a_step(scenario, make_model):
@@ -460,7 +456,9 @@ def test_a_drafter_reads_its_weights_once_a_step(scenario, make_model):
         afd = afd.model_copy(update={"attention": drafting, "micro_batches": micro_batches})
         changed = scenario.model_copy(update={"systems": {"afd": afd}})
         part = energy_parts(changed, "afd", changed.deploy("afd"), tally)[0][1]
-        alone = part._replace(costs=part.costs.without_drafts(part.costs.layout.width))
+        layout = part.costs.layout
+        verifying = replace(layout, speculation=replace(layout.speculation, apart=True))
+        alone = part._replace(costs=part.costs.on(verifying))
         memory = [energy([of], 1.0, 1.0)["memory"] for of in (part, alone)]
         read.append(memory[0] - memory[1])
     assert read[1] == pytest.approx(read[0], rel=1e-9)
@@ -555,7 +553,7 @@ def test_the_chips_of_a_shard_gather_its_tokens_and_its_results(pools):
     costs = pools(expert=2).costs.ffn
     (block,) = costs.layout.model.distinct
     copies = SLOW.copies_of(costs.layout, block)
-    gathers = costs.collectives.of_block(block, 8, 0)
+    gathers = costs.rows.collectives.of_block(block, 8, 0)
     assert [gather.operation for gather in gathers] == ["all_gather"] * 2
     numbers = copies * 8 / 2 * costs.layout.model.hidden_size
     assert [gather.nbytes for gather in gathers] == pytest.approx([numbers, 2 * numbers])
@@ -591,11 +589,13 @@ def test_a_micro_batch_waits_for_its_own_exchanges_and_computing_hides_others(po
         costs = pools(EXPERTS, micro_batches, transfer, expert=2, engine=engine).costs
         layout = costs.ffn.layout
         engine = layout.engine.model_copy(update={"tokens_per_beat": beat})
-        costs.ffn = FfnPoolCosts(replace(layout, engine=engine), transfer)
+        costs.ffn = FfnPool(replace(layout, engine=engine), transfer)
         work = decodes_at(24, 40.0, None)
-        assert costs.terms(work)[:, TIME].sum() == pytest.approx(costs.line(work)[0], rel=1e-12)
+        assert step_terms(costs, work)[:, TIME].sum() == pytest.approx(
+            costs.line(work)[0], rel=1e-12
+        )
         ((times, critical),) = costs.step_layers(work).values()
-        return times, times.total(critical.cycle)
+        return times, weighted_sum(times, critical.cycle)
 
     for micro_batches in (1, 3):
         (none, hidden), cycles = zip(*(layer(o, micro_batches) for o in (0.0, 1.0)), strict=True)
@@ -622,7 +622,7 @@ def test_the_stage_whose_chips_are_on_two_nodes_sets_the_pace(make_model, make_c
     one, far = step(Switch(link=near)), step(nodes)
     work = decodes_at(4, 40.0, None)
     reduces = [
-        far.ffn.collectives.of_block(far.last_layer[1], 4, stage)[0].time for stage in (0, 1)
+        far.ffn.rows.collectives.of_block(far.last_layer[1], 4, stage)[0].time for stage in (0, 1)
     ]
     assert reduces[1] > 2 * reduces[0]
     layers = model.num_hidden_layers

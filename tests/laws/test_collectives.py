@@ -5,6 +5,7 @@ import pytest
 from sim.chipsim.exceptions import Irregularities
 from sim.chipsim.machine import machine_factory
 from sim.cost.plan import Plan
+from sim.cost.system_costs import step_terms
 from sim.cost.terms import COLLECTIVES, TIME
 from sim.cost.work import Work
 from sim.hardware.topology import FullyConnected, Link, Ring
@@ -47,7 +48,7 @@ def test_all_reduces_are_counted(
         plan=Plan(tensor=tensor, kv_split=kv_split),
     )
     expected = 1 + LAYERS * (1 + each_attention)
-    terms = deployment.costs.terms(Work(decodes=1, context=9, logits=1))
+    terms = step_terms(deployment.costs, Work(decodes=1, context=9, logits=1))
     assert terms[:, TIME, COLLECTIVES].sum() == pytest.approx(expected, rel=1e-6)
     machine = machine_factory(deployment.costs, [Irregularities()], [0])
     rows = serve_on(deployment, [(0.0, 5, 1)], machine=machine)
@@ -83,7 +84,7 @@ def test_dispatch_and_combine_carry_a_copy_for_each_shard_that_a_token_reaches(
     assert deployment.costs.collectives.link_bytes(tokens) == pytest.approx(LAYERS * sent)
     # A quarter goes over each cable; the two exchanges have a latency each.
     seconds = LAYERS * (2 * link.latency + each_chip / 4 / link.bandwidth)
-    terms = deployment.costs.terms(Work(decodes=tokens, context=80, logits=tokens))
+    terms = step_terms(deployment.costs, Work(decodes=tokens, context=80, logits=tokens))
     assert terms[:, TIME, COLLECTIVES].sum() == pytest.approx(seconds)
 
 
@@ -101,7 +102,7 @@ def test_dispatch_and_combine_may_have_the_latency_of_other_kernels(
         engine=engine,
         plan=Plan(tensor=2, attention_data=2),
     )
-    terms = deployment.costs.terms(Work(decodes=2, context=20, logits=2))
+    terms = step_terms(deployment.costs, Work(decodes=2, context=20, logits=2))
     all_reduces, routed = 1 + 2 * LAYERS, 2 * LAYERS * (own.latency + 4 * own.latency_per_chip)
     assert terms[:, TIME, COLLECTIVES].sum() - all_reduces == pytest.approx(routed, rel=1e-5)
 

@@ -13,6 +13,7 @@ from sim.cost.attention import FOREVER
 from sim.cost.plan import Plan
 from sim.cost.program import program
 from sim.cost.step import Costs
+from sim.cost.system_costs import step_terms
 from sim.cost.terms import COLLECTIVES, FITTED, HOPS, KV, TIME
 from sim.cost.work import Work
 from sim.hardware.chip import Compute, TensorStreaming
@@ -131,7 +132,7 @@ def works(draw, prompts=True):
 @given(KEYS, works())
 def test_the_terms_of_a_step_are_its_time(deployments, key, work):
     costs = deployments[key].costs
-    terms = costs.terms(work)
+    terms = step_terms(costs, work)
     assert terms[:, TIME].sum(axis=1) - costs.hops(work.tokens) == pytest.approx(
         costs.step(work).time
     )
@@ -176,7 +177,7 @@ def test_a_body_with_experts_is_the_sum_of_its_rows(
 def test_the_fitted_part_lies_within_each_term_and_is_nothing_for_an_ideal_engine(
     deployments, key, work
 ):
-    terms = deployments[key].costs.terms(work)
+    terms = step_terms(deployments[key].costs, work)
     assert (terms[:, FITTED] >= -1e-15).all()
     assert (terms[:, FITTED] <= terms[:, TIME] + 1e-15).all()
     assert (terms[:, FITTED].sum() > 0) == (key[2] != "ideal")
@@ -189,9 +190,9 @@ def test_a_step_without_the_fitted_part_is_the_ideal_engines(deployments, key, w
     lossless = Costs(
         replace(lossy.layout, engine=deployments[compute, plan, "ideal"].layout.engine)
     )
-    terms = lossy.costs.terms(work)
+    terms = step_terms(lossy.costs, work)
     assert (terms[:, TIME] - terms[:, FITTED]).sum(axis=1) == pytest.approx(
-        lossless.terms(work)[:, TIME].sum(axis=1)
+        step_terms(lossless, work)[:, TIME].sum(axis=1)
     )
     assert (lossless.step(work).time <= lossy.costs.step(work).time).all()
 
@@ -271,7 +272,7 @@ def test_a_step_from_a_graph_does_not_wait_for_its_launches(deployments, graphs,
     chips = plain.line(work)[0]
     assert chips < 4 * 3e-4
     assert costs.line(work)[0] == pytest.approx(4 * 3e-4 if launched else chips)
-    assert costs.terms(work)[:, TIME].sum() == pytest.approx(costs.line(work)[0])
+    assert step_terms(costs, work)[:, TIME].sum() == pytest.approx(costs.line(work)[0])
 
 
 @pytest.mark.parametrize(("tensor", "times"), [(1, 2), (2, 2), (4, 1)])
@@ -284,7 +285,7 @@ def test_the_cache_is_read_once_for_each_query_head(make_deployment, make_engine
     )
     decode = Work(decodes=3, context=300, logits=3)
     of_one, of_each = (
-        deployment.costs.terms(decode)[0, TIME, KV] for deployment in (shared, apart)
+        step_terms(deployment.costs, decode)[0, TIME, KV] for deployment in (shared, apart)
     )
     assert of_one == pytest.approx(300 * shared.layout.stages[0].kv_per_token / 1e9)
     assert of_each == pytest.approx(times * of_one)
@@ -300,9 +301,12 @@ def test_each_query_head_reads_the_latent_again(make_deployment, make_model, mak
     family = {"model_type": "deepseek_v3", "first_k_dense_replace": 99, "q_lora_rank": 16}
     model = make_model(num_key_value_heads=4, **family, **latent)
     of_one, of_each = (
-        make_deployment(
-            tensor, plan=Plan(tensor=tensor), model=model, engine=make_engine(kv_reads=kind)
-        ).costs.terms(Work(decodes=3, context=300, logits=3))[0, TIME, KV]
+        step_terms(
+            make_deployment(
+                tensor, plan=Plan(tensor=tensor), model=model, engine=make_engine(kv_reads=kind)
+            ).costs,
+            Work(decodes=3, context=300, logits=3),
+        )[0, TIME, KV]
         for kind in ("kv-heads", "query-heads")
     )
     assert of_each == pytest.approx(4 / tensor * of_one)
@@ -387,8 +391,8 @@ def test_ranks_handle_their_sequences_at_the_same_time(with_overheads, data, pip
     expected = 2e-5 * math.ceil((work.decodes + work.chunks) / data)
     for more in (
         some.step(work).time[-1] - none.step(work).time[-1],
-        (some.terms(work) - none.terms(work))[-1, TIME].sum(),
-        (some.terms(work) - none.terms(work))[-1, FITTED].sum(),
+        (step_terms(some, work) - step_terms(none, work))[-1, TIME].sum(),
+        (step_terms(some, work) - step_terms(none, work))[-1, FITTED].sum(),
         program(some, work).stages[-1][-1].seconds - program(none, work).stages[-1][-1].seconds,
         some.line(work)[0] - none.line(work)[0] if pipeline == 1 else expected,
     ):
@@ -438,7 +442,7 @@ def wide(make_deployment, make_model, make_chip, lossy):
 def test_experts_over_nodes_keep_the_laws(wide, overlap, dispatch, expert, work):
     """The terms are the step, they less their fitted part the step of engine `ideal`, and hiding never makes a step slower."""
     costs, ideal = wide(overlap, dispatch, expert)
-    terms = costs.terms(work)
+    terms = step_terms(costs, work)
     assert terms[:, TIME].sum() == pytest.approx(costs.step(work).time.sum())
     assert costs.line(work)[0] == pytest.approx(costs.step(work).time.sum())
     assert (terms[:, TIME] - terms[:, FITTED]).sum() == pytest.approx(ideal.step(work).time.sum())

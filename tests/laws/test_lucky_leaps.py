@@ -45,7 +45,8 @@ def layouts(make_deployment, make_model, make_chip, lossy, speculate):
 
 def config(deployment, chance=None, drawn=False, seed=7, restart=0.0, tokens=1, **options):
     """A replica whose steps of so many tokens fail with a chance, or whose experts are drawn."""
-    costs = Costs(deployment.layout, [seed]) if drawn else deployment.costs
+    layout = replace(deployment.layout, expert_seed=(seed,))
+    costs = Costs(layout) if drawn else deployment.costs
     sampler = None
     if chance is not None:
         rate = -math.expm1(math.log1p(-chance) / (8 * costs.collectives.link_bytes(tokens)))

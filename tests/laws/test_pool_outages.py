@@ -141,7 +141,9 @@ def test_the_other_ranks_are_a_smaller_pool(serve, deployment):
     """From the start to the end of the run: as 12 requests on three ranks."""
     down = PoolOutages(attention=(Outage(at=0.0, lasts=100.0),))
     rows = serve(down, (0.0,) * 12)
-    smaller = serve(None, (0.0,) * 12, costs=deployment.costs.on_ranks(3))
+    layout = deployment.layout
+    three = replace(layout, plan=replace(layout.plan, attention_data=3))
+    smaller = serve(None, (0.0,) * 12, costs=deployment.costs.on(three))
     assert rows.last_token == pytest.approx(smaller.last_token, rel=1e-9)
     assert rows.last_token.max() > 1.02 * serve(None, (0.0,) * 12).last_token.max()
 

@@ -5,17 +5,18 @@ from dataclasses import replace
 import pytest
 
 from sim.cost.attention_ffn import AttentionFfnCosts
-from sim.cost.draft_link import DraftLink
+from sim.cost.draft_link import DraftExchange, DraftLink
 from sim.cost.energy import usage
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.plan import Plan
 from sim.cost.remote_draft import drafts_of
+from sim.cost.system_costs import step_latency, step_terms
 from sim.cost.terms import TIME
 from sim.cost.work import Work, decodes_at
 from sim.planning.attention_ffn import PoolSharing, deploy_with_ffn
 from sim.planning.deployment import DeploymentParts, LimitOverrides
 from sim.planning.draft_gain import draft_gain
-from sim.planning.remote_draft import DraftExchange, add_drafter, deploy_with_drafter
+from sim.planning.remote_draft import add_drafter, deploy_with_drafter
 from sim.serving.step_draws import StepDraws
 
 EXPERTS = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
@@ -76,9 +77,8 @@ def test_drawn_experts_of_a_model_are_those_of_the_model_alone(parts, serve_on):
     """The drafter and the link add the same time to each step. A leap has the same draws."""
     whole = (parts[0], LIMITS), (parts[2], LIMITS), DraftExchange(SLOW), LENGTHS
     deployment, work = deploy_with_drafter(*whole), decodes_at(3, 30.0, None, 4)
-    drawn, alone = (
-        costs.with_drawn_experts([7]) for costs in (deployment.costs, deployment.costs.model)
-    )
+    layout = replace(deployment.layout, expert_seed=(7,))
+    drawn, alone = (costs.on(layout) for costs in (deployment.costs, deployment.costs.model))
     times = [(drawn.line(work), alone.line(work)[0]) for _ in range(20)]
     more = deployment.costs.line(work)[0] - deployment.costs.model.line(work)[0]
     assert [line[0] for line, _ in times] == pytest.approx([time + more for _, time in times])
@@ -87,7 +87,7 @@ def test_drawn_experts_of_a_model_are_those_of_the_model_alone(parts, serve_on):
     requests = [(0.001 * n, 5 + n % 7, 20 + 9 * (n % 5)) for n in range(12)]
     leap, step = (
         serve_on(
-            replace(deployment, costs=deployment.costs.with_drawn_experts([7])),
+            replace(deployment, costs=deployment.costs.on(layout)),
             requests,
             leap=leap,
             draws=StepDraws((0.8, 0.5, 0.3), seed=3),
@@ -98,6 +98,18 @@ def test_drawn_experts_of_a_model_are_those_of_the_model_alone(parts, serve_on):
     assert leap.last_token == pytest.approx(step.last_token, rel=1e-11)
 
 
+def test_costs_on_their_own_layout_take_the_same_steps(drafted, parts):
+    """Pools, turns, link and drafter stay as they are. The terms of each kind's step add up to its time."""
+    exchange = DraftExchange(SLOW, 2)
+    whole = deploy_with_drafter((parts[0], LIMITS), (parts[2], LIMITS), exchange, LENGTHS).costs
+    pools = drafted(groups=2, micro_batches=3).costs
+    for costs in (whole, whole.model, pools, pools.model):
+        same = costs.on(costs.layout)
+        for work in works():
+            assert same.line(work) == costs.line(work)
+            assert step_latency(same, work) == pytest.approx(costs.line(work)[0], rel=1e-12)
+
+
 def test_without_its_drafts_the_pools_are_those_that_have_none(drafted, parts):
     own = replace(parts[0], speculation=None)
     plain = deploy_with_ffn(
@@ -105,7 +117,8 @@ def test_without_its_drafts_the_pools_are_those_that_have_none(drafted, parts):
     )
     for sequences in (1, 5, 8):
         work = decodes_at(sequences, 30.0, None)
-        time, _, _ = drafted(groups=2).costs.without_drafts().line(work)
+        costs = drafted(groups=2).costs
+        time, _, _ = costs.model.on(replace(costs.layout, speculation=None)).line(work)
         assert time == pytest.approx(plain.costs.line(work)[0], rel=1e-12)
 
 
@@ -118,7 +131,7 @@ def test_a_drafter_and_a_link_that_take_no_time_leave_the_verification(
     free = replace(fast, chips=1, plan=Plan(), topology=None)
     costs = drafted(NO_LINK, 1, micro_batches, drafter=free).costs
     for work in works():
-        verified = costs.model.without_drafts(4).line(work)[0]
+        verified = costs.model.line(work)[0]
         assert costs.line(work)[0] == pytest.approx(verified, rel=1e-12)
 
 
@@ -150,7 +163,7 @@ def test_the_rows_add_up_and_times_grow_evenly(drafted, groups, micro_batches):
         time, growth, holds = costs.line(work)
         rows = list(costs.rows(work))
         assert sum(float(row.seconds * row.repeats.sum()) for row in rows) == pytest.approx(time)
-        assert costs.terms(work)[:, TIME].sum() == pytest.approx(time, rel=1e-12)
+        assert step_terms(costs, work)[:, TIME].sum() == pytest.approx(time, rel=1e-12)
         causes = sum(row.repeats.sum() * cause.seconds for row in rows for cause in row.causes())
         assert causes == pytest.approx(time, rel=1e-9)
         if not work.prompt_tokens:
@@ -176,17 +189,13 @@ def test_pools_and_drafter_work_as_much_as_the_undivided_system(drafted, parts, 
     exchange = DraftExchange(SLOW)
     undivided = deploy_with_drafter((parts[0], LIMITS), (parts[2], LIMITS), exchange, LENGTHS)
     rows = serve_on(pools, [(0.0, 8, 20)], draws=StepDraws((0.5,) * 3, 0))
-    model, drafter = pools.costs.tallies(rows.tallies[0])
-    attention, ffn = pools.costs.model.pool_tallies(model)
-    whole = usage(undivided.costs.model, undivided.costs.tallies(rows.tallies[0])[0])
-    halves = usage(pools.costs.model, attention), usage(pools.costs.model.ffn, ffn)
+    *halves, drafter = (usage(*part) for part in pools.costs.spread(rows.tallies[0]))
+    whole, of_drafter = (usage(*part) for part in undivided.costs.spread(rows.tallies[0]))
     for operands, flop in whole.flops.items():
         assert sum(half.flops.get(operands, 0.0) for half in halves) == pytest.approx(flop)
     read = sum(half.nbytes["sram"] for half in halves)
     assert read == pytest.approx(whole.nbytes["sram"], rel=1e-9)
-    assert usage(pools.costs.remote.costs, drafter) == usage(
-        undivided.costs.remote.costs, undivided.costs.tallies(rows.tallies[0])[1]
-    )
+    assert drafter == of_drafter
 
 
 def test_the_drafter_limits_the_sequences_and_each_chip_counts_once(drafted):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.cost.plan import Plan
+from sim.cost.system_costs import step_terms
 from sim.cost.terms import TIME
 from sim.cost.work import Work
 from sim.serving.kv_cache import KVCache
@@ -186,7 +187,7 @@ def test_every_term_of_n_ranks_is_that_of_one_with_its_share(lay, n, contexts, n
             rank_prompt=new,
         )
 
-    one, ranks = lay().costs.terms(work(1)), lay(ranks=n).costs.terms(work(n))
+    one, ranks = step_terms(lay().costs, work(1)), step_terms(lay(ranks=n).costs, work(n))
     assert ranks[:, TIME] == pytest.approx(one[:, TIME], rel=1e-9, abs=1e-15)
 
 

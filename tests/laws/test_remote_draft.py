@@ -7,16 +7,17 @@ import simpy
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sim.cost.draft_link import DraftLink
+from sim.cost.draft_link import DraftExchange, DraftLink
 from sim.cost.energy import Tally, usage
 from sim.cost.plan import Plan
 from sim.cost.remote_draft import RemoteDraftCosts, StepParts, drafts_of, pass_paths, paths
 from sim.cost.step import Costs
-from sim.cost.terms import TIME
+from sim.cost.system_costs import step_terms
+from sim.cost.terms import TIME, weighted_sum
 from sim.cost.work import Work, decodes_at
 from sim.hardware.engine import Launch
 from sim.planning.deployment import DeploymentParts, LimitOverrides
-from sim.planning.remote_draft import DraftExchange, deploy_with_drafter
+from sim.planning.remote_draft import deploy_with_drafter
 from sim.planning.single_request import time_single_request
 from sim.serving.step_draws import StepDraws
 
@@ -109,7 +110,7 @@ def test_the_rows_add_up_to_the_step(drafted, groups, changes):
     for work in (*works(), mixed, prompt):
         rows = sum(float(row.seconds * row.repeats.sum()) for row in costs.rows(work))
         assert rows == pytest.approx(costs.line(work)[0], rel=1e-12)
-        assert costs.terms(work)[:, TIME].sum() == pytest.approx(rows, rel=1e-12)
+        assert step_terms(costs, work)[:, TIME].sum() == pytest.approx(rows, rel=1e-12)
         causes = sum(
             float(row.repeats.sum()) * cause.seconds
             for row in costs.rows(work)
@@ -128,14 +129,14 @@ def test_the_closed_form_is_groups_that_pass_a_drafter_a_link_and_the_stages_of_
 ):
     """Each group drafts, sends, is verified and returns. The way back carries no bytes here."""
     own = StepParts(sum(stages), max(stages), 0.0, drafts, 2 * latency + busy, busy)
-    closed = max(map(own.total, paths(groups, groups)))
+    closed = max(weighted_sum(own, path) for path in paths(groups, groups))
     steps = 24
     machines = [(drafts, 0.0), (busy, latency), *((seconds, 0.0) for seconds in stages)]
     machines[-1] = (stages[-1], latency)
     ends = _turns(machines, groups, steps)
     period = (ends[steps - 1] - ends[steps // 2 - 1]) / (steps - steps // 2)
     assert period == pytest.approx(closed, rel=1e-9, abs=1e-15)
-    serial = own.total(paths(1, 1)[0])
+    serial = weighted_sum(own, paths(1, 1)[0])
     assert serial * (1 - 1e-12) <= closed <= groups * serial * (1 + 1e-12)
 
 
@@ -250,7 +251,7 @@ def test_times_grow_evenly_until_another_part_is_the_longest(drafted, make_model
     half = plain.parts_of(decodes_at(4, 60.0, None, 4))[0]
     assert half.drafts > half.verify
     link = DraftLink(bandwidth=1e40, latency=(half.drafts - half.verify) / 2)
-    costs = RemoteDraftCosts(plain.model, plain.remote.layout, link, 2)
+    costs = RemoteDraftCosts(plain.model, plain.remote.layout, DraftExchange(link, 2))
     ends = set()
     for context in range(1, 120):
         time, growth, holds = costs.line(decodes_at(8, context, None, 4))
@@ -357,8 +358,7 @@ def test_both_parts_work_as_much_as_a_local_drafter(drafted, serve_on):
     rows = serve_on(deployment, [(0.0, 8, 20)], draws=StepDraws((0.5,) * 3, 0))
     local = Costs(replace(costs.layout, speculation=replace(of, apart=False)))
     whole = usage(local, rows.tallies[0])
-    model, drafter = costs.tallies(rows.tallies[0])
-    parts = usage(costs, model), usage(costs.remote.costs, drafter)
+    parts = [usage(*part) for part in costs.spread(rows.tallies[0])]
     for kind in ("flops", "nbytes"):
         one, two = (getattr(part, kind) for part in parts)
         for key, amount in getattr(whole, kind).items():
@@ -373,10 +373,8 @@ def test_two_groups_read_their_weights_twice(drafted, sequences):
     decodes = 5 * sequences
     tally = Tally(decode_steps=5, decodes=decodes, context=decodes * 9.0, logits=decodes)
     tally.batch_steps[sequences * 4] = 5
-    reads = [usage(costs, costs.tallies(tally)[0]).nbytes["sram"] for costs in (one, two)]
-    drafts = [
-        usage(costs.remote.costs, costs.tallies(tally)[1]).nbytes["sram"] for costs in (one, two)
-    ]
+    used = [[usage(*part).nbytes["sram"] for part in costs.spread(tally)] for costs in (one, two)]
+    reads, drafts = zip(*used, strict=True)
     weights = sum(one.layout.weights(block) for block in one.layout.model.blocks[1:])
     assert reads[1] - reads[0] == pytest.approx(5 * 2 * weights, rel=0.02)  # without norms
     small = one.remote.layout
@@ -433,7 +431,7 @@ def launched(drafted):
         launch = {"layer_launch": Launch(decode=decode, prefill=prefill, graphs=graphs)}
         layouts = deployment.layout, deployment.drafter.layout
         own, other = (replace(of, engine=of.engine.model_copy(update=launch)) for of in layouts)
-        costs = RemoteDraftCosts(Costs(own), other, link, groups)
+        costs = RemoteDraftCosts(Costs(own), other, DraftExchange(link, groups))
         return replace(deployment, costs=costs)
 
     return make
@@ -490,7 +488,7 @@ def test_chips_outgrow_their_hosts(launched, serve_on, groups, changes):
         time, growth, holds = costs.line(work)
         rows = list(costs.rows(work))
         assert sum(float(row.seconds * row.repeats.sum()) for row in rows) == pytest.approx(time)
-        assert costs.terms(work)[:, TIME].sum() == pytest.approx(time, rel=1e-9)
+        assert step_terms(costs, work)[:, TIME].sum() == pytest.approx(time, rel=1e-9)
         hosts = [row for row in rows if row.part is None and not row.ideal and row.seconds]
         waits.add(any("launching" in cause.what for row in hosts for cause in row.causes()))
         if not work.prompt_tokens:

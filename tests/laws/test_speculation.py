@@ -12,6 +12,7 @@ from sim.cost.energy import Tally, usage
 from sim.cost.plan import Plan
 from sim.cost.program import computing_seconds
 from sim.cost.speculation import DraftPlan
+from sim.cost.system_costs import step_terms
 from sim.cost.terms import HOPS, TIME
 from sim.cost.work import Work, decodes_at
 from sim.planning.single_request import time_single_request
@@ -69,14 +70,14 @@ def test_the_terms_of_a_verify_step_are_its_time(deployments, key, sequences, co
     if prompt:
         work.prompt_tokens, work.chunks, work.attended, work.cached = 4, 1, 50.0, 14.0
         work.windowed_attended, work.windowed_cached = 50.0, 14.0
-    terms = costs.terms(work)[:, TIME]
+    terms = step_terms(costs, work)[:, TIME]
     step = costs.step(work).time
-    hops = costs.hops(costs.ranked(work))
+    hops = costs.hops(costs.layout.ranked(work))
     assert terms.sum(axis=1) - hops == pytest.approx(step)
     assert terms[:, HOPS] == pytest.approx(hops)
     parts = costs.parts(work)
     layers = zip(costs.layers, parts.attention, strict=True)
-    whole = costs.body(*costs.size(work)) + sum(layer * time for layer, time in layers)
+    whole = costs.body(*costs.layout.step_size(work)) + sum(layer * time for layer, time in layers)
     whole[-1] += parts.sampling
     assert (step >= whole * (1 - 1e-12)).all()
     if costs.stages == 1:

@@ -288,7 +288,8 @@ def test_sampled_experts_are_drawn_alike(lay, serve_on):
     rows = []
     for by_chip in (False, True):
         deployment = lay(APART["nodes"], EXPERT_PLANS[0], "experts")
-        deployment = replace(deployment, costs=Costs(deployment.layout, [7]))
+        layout = replace(deployment.layout, expert_seed=(7,))
+        deployment = replace(deployment, costs=Costs(layout))
         chips = machine_factory(deployment.costs, [Irregularities()], [0]) if by_chip else None
         rows.append(serve_on(deployment, [(0.0, 30, 9), (0.002, 10, 9)], machine=chips))
     same(*rows)

@@ -75,7 +75,7 @@ def test_a_second_micro_batch_hides_what_the_experts_take(wide):
     """With all of it hidden, a step takes as long as its computing, or as its messages."""
     whole, hidden = wide(32, "tensorrt-llm-1.0"), wide(32, "{like: tensorrt-llm-1.0, overlap: 1}")
     work = Work(decodes=32 * 128, context=32 * 128 * 1000.0, logits=32 * 128)
-    _, exchanges = routed(whole, whole.ranked(work))
+    _, exchanges = routed(whole, whole.layout.ranked(work))
     talking = sum(exchange.time for exchange in exchanges)
     ops = program(whole, work).stages[0]
     computing = next(op.seconds for op in ops if op.label == "layer 60 mlp")

@@ -150,11 +150,8 @@ def test_energy_and_money_are_those_of_three_pools(served):
     assert joules["idle"] == pytest.approx(8 * 2.0 * rows.elapsed, rel=1e-9)
     prefill, decode = rows.tallies
     costs = [member.deployment.costs for member in systems["named"].members.values()]
-    parts = [
-        (costs[0], prefill),
-        *zip((costs[1], costs[1].ffn), costs[1].pool_tallies(decode), strict=True),
-    ]
-    within = sum(usage(part, tally).link_bytes for part, tally in parts) + costs[1].sent(decode)
+    parts = [*costs[0].spread(prefill), *costs[1].spread(decode)]
+    within = sum(usage(*part).link_bytes for part in parts) + costs[1].sent(decode)
     assert prefill.sent == rows.transfers.nbytes > 0
     links = 5e-9 * within + LINK_ENERGY * prefill.sent
     assert joules["links"] == pytest.approx(links, rel=1e-9)

@@ -18,7 +18,8 @@ from sim.scenario.layout import check
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.studies.bound import load_bound
-from sim.studies.capacity import BRACKET_RATIO, Guess, capacity
+from sim.studies.capacity import capacity
+from sim.studies.capacity_search import BRACKET_RATIO, Guess
 from sim.studies.processes import results_of
 from sim.studies.run import run
 from sim.studies.trials import TrialSeries

@@ -14,7 +14,8 @@ from sim.scenario.scenario import Scenario
 from sim.scenario.system import Fleet, System
 from sim.studies import design
 from sim.studies.bound import NEAR_BOUND, SIMULATED, goodput_bound, load_bound
-from sim.studies.capacity import BRACKET_RATIO, capacity
+from sim.studies.capacity import capacity
+from sim.studies.capacity_search import BRACKET_RATIO, given_capacity
 from sim.studies.design import (
     _plans_to_simulate,
     best_plans,
@@ -327,9 +328,9 @@ def test_the_seed_and_the_attainment_are_those_of_the_search(scenario, monkeypat
 
     def noted(scenario: Scenario, attainment: float | None, *rest: object) -> object:
         asked.append((scenario.seed, attainment))
-        return capacity(scenario, attainment, TRIAL, *rest[1:])
+        return given_capacity(scenario, attainment, TRIAL, *rest[1:])
 
-    monkeypatch.setattr(design, "capacity", noted)
+    monkeypatch.setattr(design, "given_capacity", noted)
     sim.run(scenario(plan=CAPACITY), seed=3)
     search_plans(scenario(plan=CAPACITY), attainment=0.5)
     assert set(asked) == {(3, None), (0, 0.5)}  # None: that of the scenario

@@ -21,7 +21,8 @@ from sim.scenario.split_search import SplitSearch
 from sim.scenario.system import System
 from sim.studies import pool_split
 from sim.studies.bound import NEAR_BOUND, load_bound
-from sim.studies.capacity import Guess, capacity
+from sim.studies.capacity import capacity
+from sim.studies.capacity_search import Guess
 from sim.studies.design import best_plans, bound_plans, search_plans
 from sim.studies.pool_budget import alone_with, budget_of, ordinary_system
 from sim.studies.pool_split import Splits, opened

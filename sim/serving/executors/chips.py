@@ -1,6 +1,7 @@
 """Steps at chip fidelity: every chip and link is simulated."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import simpy
@@ -39,9 +40,9 @@ class ChipExecutor(Executor):
     def abort(self) -> None:
         """Book the steps under way in part: the seconds worked, divided by those of equal chips."""
         self.machine.abort()
+        whole = self.costs.on(replace(self.costs.layout, expert_seed=None))  # takes no draws
         for batch_step, step in self.under_way.items():
-            whole = self.machine.costs.seconds(batch_step.work)
-            part = min(1.0, step.worked / whole)
+            part = min(1.0, step.worked / float(whole.step(batch_step.work).time.sum()))
             self.tally.add(batch_step.work, part - 1)
             self.interrupted[batch_step] = part
 

@@ -6,6 +6,7 @@ import simpy
 
 from sim.cost.energy import Tally
 from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts
 from sim.results.histogram import Gaps
 from sim.serving.executors.chips import ChipExecutor
 from sim.serving.executors.drawn_steps import DrawnStepsExecutor
@@ -45,7 +46,7 @@ def _between_failures(
     config: ReplicaConfig,
     gaps: Gaps,
     leap: bool,
-    costs: Costs,
+    costs: SystemCosts,
     tally: Tally,
 ) -> Executor:
     """Return an executor of one stage: attention and FFN pools, or a model and its drafter."""
@@ -64,8 +65,10 @@ def _stage_executor(
     """Return an executor of stages. The compiled one cannot simulate hosts that launch layers."""
     costs, limits = config.costs, config.limits
     if leap and limits.micro_batches == costs.stages == 1:
-        return (DrawnStepsExecutor if costs.sampled else FastForwardExecutor)(env, costs, gaps)
-    if leap and costs.stages > 1 and not costs.launch:
+        if isinstance(costs, Costs) and costs.sampled:
+            return DrawnStepsExecutor(env, costs, gaps)
+        return FastForwardExecutor(env, costs, gaps)
+    if leap and costs.stages > 1 and isinstance(costs, Costs) and not costs.launch:
         # Numba takes long to import, so it is imported only for a pipeline.
         from sim.serving.executors.compiled import CompiledPipelineExecutor
 

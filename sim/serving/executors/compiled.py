@@ -12,6 +12,7 @@ import simpy
 from numpy.typing import NDArray
 
 from sim.cost.energy import Tally, summed
+from sim.cost.step import Costs
 from sim.cost.work import Work
 from sim.results.histogram import Gaps
 from sim.serving import kernel
@@ -41,17 +42,15 @@ class CompiledPipelineExecutor(Executor):
     Left out: hosts that launch layers (`Costs.launch`).
     """
 
+    costs: Costs
     computes_prompts = True
 
     def __init__(
-        self,
-        env: simpy.Environment,
-        config: ReplicaConfig,
-        gaps: Gaps,
-        independent: bool = False,
+        self, env: simpy.Environment, config: ReplicaConfig, gaps: Gaps, independent: bool = False
     ) -> None:
         super().__init__()
         costs, limits, errors = config.costs, config.limits, config.error_sampler
+        assert isinstance(costs, Costs)
         self.env, self.costs, self.gaps, self.budget = env, costs, gaps, limits.token_budget
         self.width, self.independent = limits.width, independent
         slots = limits.micro_batches
@@ -72,7 +71,7 @@ class CompiledPipelineExecutor(Executor):
 
     def send(self, batch_step: BatchStep) -> None:
         work, slot = batch_step.work, self.unused.pop()
-        parts, row = self.costs.parts(work), self.state.table.row(self.costs.size(work))
+        parts, row = self.costs.parts(work), self.state.table.row(self.costs.layout.step_size(work))
         if work.prompt_tokens:
             self.tally.add_chunks(work, 1)
         self.state.add_chunk(self.budget - work.decodes * work.width)
@@ -216,7 +215,7 @@ class CompiledPipelineExecutor(Executor):
             self.start_step(batch)
 
     def good_steps(self, work: Work) -> int:
-        return self.state.table.good_steps(self.state.table.row(self.costs.size(work)))
+        return self.state.table.good_steps(self.state.table.row(self.costs.layout.step_size(work)))
 
     def complete_silent(self) -> None:
         slots = self.state.take_silent()

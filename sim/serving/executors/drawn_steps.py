@@ -21,6 +21,8 @@ class DrawnStepsExecutor(FastForwardExecutor):
     seconds: float[step], s. ends: time from the start of the first step to the end of each [s].
     """
 
+    costs: Costs
+
     def __init__(self, env: simpy.Environment, costs: Costs, gaps: Gaps) -> None:
         super().__init__(env, costs, gaps)
         self.seconds: NDArray[np.float64] = np.zeros(0)
@@ -48,7 +50,7 @@ class DrawnStepsExecutor(FastForwardExecutor):
     def count(self, work: Work, steps: int) -> None:
         super().count(work, steps)
         assert self.costs.sampled
-        self.costs.sampled.take(self.costs.size(work), steps)
+        self.costs.sampled.take(self.costs.layout.step_size(work), steps)
 
     def count_gaps(self, batch_step: BatchStep, steps: int) -> None:
         decodes = batch_step.work.decodes

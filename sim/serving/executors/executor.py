@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sim.cost.attention import FOREVER
 from sim.cost.energy import Tally, summed
-from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts
 from sim.cost.work import Work
 from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.histogram import Gaps
@@ -65,7 +65,7 @@ class Executor:
     """
 
     gaps: Gaps
-    costs: Costs
+    costs: SystemCosts
     errors: LinkErrorSampler | None = None
     computes_prompts = False
 
@@ -110,13 +110,13 @@ class Executor:
 
     def good_steps(self, work: Work) -> int:
         """Return how many steps of this work can be made before one fails from link errors."""
-        return self.errors.good_steps(self.costs.size(work)) if self.errors else FOREVER
+        return self.errors.good_steps(self.costs.layout.step_size(work)) if self.errors else FOREVER
 
     def count(self, work: Work, steps: int) -> None:
         """Count identical steps that are made, or sent one by one."""
         self.tally.add(work, steps)
         if self.errors:
-            self.errors.count(self.costs.size(work), steps)
+            self.errors.count(self.costs.layout.step_size(work), steps)
 
     def complete(self, batch_step: BatchStep, attempt: BatchStep, leave: Seconds) -> None:
         """Complete a batch step whose steps another executor has made, as `attempt`.

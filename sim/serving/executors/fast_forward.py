@@ -7,7 +7,7 @@ import simpy
 from numpy.typing import NDArray
 
 from sim.cost.energy import Tally, summed
-from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts
 from sim.results.histogram import Gaps
 from sim.serving.event_order import CallAtReturn
 from sim.serving.executors.executor import BatchStep, Executor
@@ -23,7 +23,7 @@ class FastForwardExecutor(Executor):
     Left out: pipelines (`CompiledPipelineExecutor`) and link errors (`RetryExecutor`).
     """
 
-    def __init__(self, env: simpy.Environment, costs: Costs, gaps: Gaps) -> None:
+    def __init__(self, env: simpy.Environment, costs: SystemCosts, gaps: Gaps) -> None:
         super().__init__()
         self.env, self.costs, self.gaps = env, costs, gaps
         self.worked = 0.0  # by steps that are over [s]

@@ -9,7 +9,7 @@ import simpy
 from numpy.typing import NDArray
 
 from sim.cost.energy import Tally
-from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts
 from sim.results.histogram import Gaps
 from sim.results.rows import Traffic
 from sim.serving.executors.executor import BatchStep, Executor
@@ -35,8 +35,8 @@ class PausingExecutor(OuterExecutor):
     def __init__(
         self,
         env: simpy.Environment,
-        make: Callable[[Costs, Tally], Executor],
-        costs: Costs,
+        make: Callable[[SystemCosts, Tally], Executor],
+        costs: SystemCosts,
         gaps: Gaps,
         times: Sequence[Seconds],
     ) -> None:
@@ -52,7 +52,7 @@ class PausingExecutor(OuterExecutor):
         """Return a new executor, which adds to the same tally."""
         return self.make(self.costs, self.tally)
 
-    def use(self, costs: Costs) -> None:
+    def use(self, costs: SystemCosts) -> None:
         """Use other costs, from the next step on."""
         assert isinstance(self.executor, StepwiseExecutor | FastForwardExecutor)
         self.costs = self.executor.costs = costs

@@ -4,7 +4,7 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from sim.cost.step import Costs
+from sim.cost.system_costs import SystemCosts
 from sim.results.histogram import Gaps
 from sim.serving.event_order import CallAtReturn
 from sim.serving.executors.executor import BatchStep, Executor, unworked_seconds
@@ -51,7 +51,7 @@ class Pipeline:
 class StepwiseExecutor(Executor):
     """An executor that computes a step's way through the stages and waits for its return."""
 
-    def __init__(self, env: simpy.Environment, costs: Costs, gaps: Gaps) -> None:
+    def __init__(self, env: simpy.Environment, costs: SystemCosts, gaps: Gaps) -> None:
         super().__init__()
         self.env, self.costs, self.gaps, self.pipeline = env, costs, gaps, Pipeline(costs.stages)
         # For each batch step, when it leaves each stage and its times there. float[stage], s.
@@ -60,7 +60,7 @@ class StepwiseExecutor(Executor):
     def send(self, batch_step: BatchStep) -> None:
         work, now, clock_error = batch_step.work, self.env.now, batch_step.clock_error
         self.count(work, 1)
-        times, hops = self.costs.step(work).time, self.costs.hops(self.costs.ranked(work))
+        times, hops = self.costs.step(work).time, self.costs.hops(self.costs.layout.ranked(work))
         delay = self.pipeline.enter(now, hops, times, clock_error)
         self.under_way[batch_step] = now + self.pipeline.free, times
         wait = clock_error + delay + self.costs.back
