@@ -276,17 +276,19 @@ class EngineSpeed(Sourced):
         key = "block_kernels" if self.block_kernels else "kernels"
         return key, getattr(self, key)
 
-    def efficiencies(self, precision: str) -> tuple[float, float]:
+    def efficiencies(self, precision: str, name: str = "") -> tuple[float, float]:
         """Return the compute and the memory efficiency for weights of this precision.
 
+        name: the weights' format in errors, such as nvfp4; '' is the precision.
         Raises: ValueError if the engine has none.
         """
         bits = f"{8 * Precision(precision).bytes:.0f}"
         if bits not in self.memory_efficiency or bits not in self.compute_efficiency:
-            has = ", ".join(sorted(self.memory_efficiency.keys() & self.compute_efficiency.keys()))
+            both = self.memory_efficiency.keys() & self.compute_efficiency.keys()
+            has = " or ".join(sorted(both, key=int)) or "none"
             raise ValueError(
-                f"engine {self.id} has no efficiencies for {bits}-bit weights ({precision});"
-                f" it has {has}; try another precision of plan.weights, attention or head"
+                f"engine {self.id}: got {bits}-bit weights ({name or precision}); expected {has},"
+                " the bits of its efficiencies; try another format of the weights"
             )
         return self.compute_efficiency[bits], self.memory_efficiency[bits]
 
