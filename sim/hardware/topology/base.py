@@ -158,7 +158,7 @@ class Topology(Value, ABC):
     )
     reduction: Seconds = Field(
         default=0.0,
-        description="Extra time of each all-reduce phase that adds: chips read, add and write "
+        description="Extra time of each phase of a sum that adds: chips read, add and write "
         "what they received [s].",
     )
     collective_efficiency: Fraction | dict[str, Fraction] | None = Field(
@@ -306,21 +306,37 @@ class Topology(Value, ABC):
         self, group: range, times: Mapping[Algorithm, Seconds]
     ) -> dict[Algorithm, Seconds]:
         """Return the times of `all_reduces`, with those of its additions."""
-        return {way: time + self._additions(group, way) for way, time in times.items()}
+        return {
+            way: time + self._additions("all_reduce", group, way) for way, time in times.items()
+        }
 
-    def _additions(self, group: range, algorithm: Algorithm) -> Seconds:
-        """Return the time of an all-reduce's additions; the second half of its phases has none."""
+    def reduce_scatter(
+        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0
+    ) -> Seconds:
+        """Return the time until every chip has its share of the sum of `nbytes`.
+
+        It has the messages of an all-gather, the other way, and each of its phases adds.
+        """
+        gathered = self.all_gather(group, nbytes, latency, efficiency)
+        return gathered + self._additions("all_gather", group)
+
+    def _additions(self, operation: Operation, group: range, algorithm: Algorithm = ()) -> Seconds:
+        """Return the time of the additions of an all-reduce, or of an all-gather the other way.
+
+        The second half of the phases of an all-reduce has none.
+        """
         if not self.reduction or len(group) == 1:
             return 0.0
         # Equal groups have equally many phases, and their messages may be thousands.
-        key = self.chips, len(group), self.equivalence_key(group), algorithm
+        key = self.chips, len(group), self.equivalence_key(group), operation, algorithm
         if key not in self._adding:
-            self._adding[key] = adding_phases(len(self.messages("all_reduce", group, algorithm)))
+            phases = len(self.messages(operation, group, algorithm))
+            self._adding[key] = adding_phases(phases) if operation == "all_reduce" else phases
         return self.reduction * self._adding[key]
 
     @cached_property
-    def _adding(self) -> dict[tuple[int | None, int, Hashable, Algorithm], int]:
-        """The phases that add, by (chips joined, chips and key of the group, algorithm)."""
+    def _adding(self) -> dict[tuple[int | None, int, Hashable, Operation, Algorithm], int]:
+        """The phases that add, by (chips joined, chips and key of the group, collective)."""
         return {}
 
     def all_reduces(
