@@ -6,6 +6,7 @@ import pytest
 
 import sim
 from sim.scenario.layout import system_warnings
+from sim.scenario.sources import as_scenario
 from sim.scenario.unused_keys import unused_keys
 
 BASE = {
@@ -70,6 +71,18 @@ def test_a_warning_names_a_key_exactly_if_it_has_no_effect(key):
         assert [line.startswith(f"{key} has no effect: ") for line in lines] == [True] * unused
         assert same == unused
         assert set(lines) <= set(system_warnings(having.scenario, "one", deployment))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_that_has_an_effect_somewhere_in_a_sweep_is_not_named(key):
+    """Also if its point comes last, and points before it cannot be run."""
+    value, other = KEYS[key]
+    swept = {k if k.startswith("workload") else f"systems.one.{k}": v for k, v in other.items()}
+    others = [{"systems.one.plan.pipeline": 3}, {"seed": 1}]
+    for points, unused in ((others, True), ([*others, swept], False)):
+        scenario = as_scenario({**BASE, "sweep": points}, {f"systems.one.{key}": value})
+        lines = unused_keys(scenario, "one", scenario.deploy("one"))
+        assert [line.startswith(f"{key} has no effect: ") for line in lines] == [True] * unused
 
 
 def test_run_and_check_print_unused_keys(sramsim):
