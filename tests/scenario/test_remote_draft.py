@@ -70,6 +70,8 @@ REFUSED = {
     "small.plan.slots=2": "draft.system.plan.slots: got 2; expected none, since a drafter has the",
     "named.plan={tensor: 2, slots: 2}": "plan.slots: got 2; expected 1 with a drafter on other chips;",
     "small.kv_tokens=1000 token|named.kv_tokens=2000 token": "named.kv_tokens: got 2000 token; expec",
+    "small.engine={like: tensorrt-llm, max_sequences: 8}|named.max_sequences=9": "named.max_sequences: got 9; expected at most 8, since the drafter's engine tensorrt-llm runs 8; try 8",
+    f"{DRAFT}system={{chip: l40s, chips: 2, engine: {{like: tensorrt-llm, tokens_per_beat: 2 token}}}}": "system.engine: got tensorrt-llm with token_budget 8192 token; expected none, since",
     f"{DRAFT}system={{like: small}}": "draft-system has no 'like'",
     f"{DRAFT}system={{chip: l40s, chips: 2, engine: tensorrt-llm, policy: continuous}}": "draft-system h",
     f"{DRAFT}system={{chip: rtx-4090, chips: 1, engine: vllm, memory_fraction: 0.05}}": "that draft does",
