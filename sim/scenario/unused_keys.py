@@ -4,7 +4,7 @@
 
 Keys that a kind of system never simulates are errors instead (`checks`).
 Left out: limits that only a higher load reaches, such as `max_waiting`; keys in files of the
-catalogue, such as those of an engine; keys that only the sweep sets.
+catalogue, if the scenario does not change them; keys that only the sweep sets.
 """
 
 import json
@@ -19,6 +19,7 @@ from sim.scenario.pools import Pools, parts_with_chips
 from sim.scenario.scenario import Scenario, scenario_from
 from sim.scenario.sweep_field import point_document, point_sources
 from sim.scenario.system import System
+from sim.scenario.unused_numbers import unused_of_engine
 from sim.serving.policy import by_priority
 
 WHAT_MATTERS = ("systems", "model", "workload")  # first parts of keys that a note depends on
@@ -45,6 +46,10 @@ def _unused_here(scenario: Scenario, name: str, deployment: Deployment) -> dict[
         ".".join((*path, "plan", key)): why
         for (path, part), layout in zip(parts.items(), layouts, strict=True)
         for key, why in _unused_of_plan(part.plan, layout)
+    } | {
+        ".".join((*path, "engine", key)): why
+        for (path, part), layout in zip(parts.items(), layouts, strict=True)
+        for key, why in unused_of_engine(part, layout)
     }
     system = scenario.plain(name)
     of_system = _unused_of_requests(scenario, system)

@@ -52,7 +52,7 @@ def with_keys(keys):
     system = scenario["systems"]["one"]
     for key, value in keys.items():
         first, _, last = key.partition(".")
-        owner = scenario if first == "workload" else system
+        owner = scenario if first in ("workload", "model") else system
         if last:
             owner[first][last] = value
         else:
@@ -83,6 +83,43 @@ def test_a_key_that_has_an_effect_somewhere_in_a_sweep_is_not_named(key):
         scenario = as_scenario({**BASE, "sweep": points}, {f"systems.one.{key}": value})
         lines = unused_keys(scenario, "one", scenario.deploy("one"))
         assert [line.startswith(f"{key} has no effect: ") for line in lines] == [True] * unused
+
+
+# By number of the engine: a value, keys with which it has no effect, and others with which it has.
+SMALL = {"below": "100 GB", "max_sequences": 2, "token_budget": "24 token"}
+SWITCH = {"kind": "switch", "link": {"latency": "1 us", "bandwidth": "1 GB/s"}}
+NUMBERS = {
+    "memory_efficiency.8": (0.05, {}, {"plan.weights": "fp8"}),
+    "moe_skew": (0.9, {"model": "llama-3.1-8b"}, {}),
+    "collective_latency": ("1 ms", {"plan.tensor": 1, "chips": 1}, {}),
+    "collective_efficiency": (0.01, {}, {"topology": SWITCH}),
+    "kv_block": ("48 token", {}, {"prefix_caching": True, **PREFIX}),
+    "max_sequences": (2, {"max_sequences": 4}, {}),
+    "token_budget": ("24 token", {"token_budget": "512 token"}, {}),
+    "small_chip": (SMALL, {}, {"chip": "h100-sxm"}),
+    "draft_sequence_overhead": (
+        "1 ms",
+        {},
+        {"speculate": {"method": "mtp", "tokens": 2, "acceptance": 0.5}},
+    ),
+    "policy": ("static", {"policy": "continuous"}, {}),
+    "hosts": ({"a": {"request": "1 s"}}, {}, None),
+}
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_a_changed_number_of_an_engine_is_named_exactly_if_it_has_no_effect(key):
+    value, without, having = NUMBERS[key]
+    for keys, unused in ((without, True), (having, False)):
+        if keys is None:
+            continue
+        base = with_keys(keys)
+        changed = with_keys(keys | {"engine": {"like": "vllm", key: value}})
+        deployment = changed.systems["one"].members["one"].deployment
+        lines = unused_keys(changed.scenario, "one", deployment)
+        assert all(line.startswith(f"engine.{key}") for line in lines)
+        assert bool(lines) == unused
+        assert base.requests.equals(changed.requests) == unused
 
 
 def test_run_and_check_print_unused_keys(sramsim):
