@@ -202,6 +202,9 @@ class Scheduler:
 
     def steps_until_change(self, batch: MicroBatch) -> int:
         """Return the steps for which nothing changes."""
+        if self.policies.max_waiting == 0 and self.alone and not self.reserve:
+            # A request is refused if it does not fit now. The KV of several steps would refuse it.
+            return 1
         steps = batch.steps_until_change()
         if self.prefilling and (delay := steps_until_prompts(self.admission, batch)):
             steps = min(steps, delay)
