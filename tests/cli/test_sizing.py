@@ -114,8 +114,14 @@ def test_a_path_is_written_relative_to_the_scenario(sramsim, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("size lama-2-70b h100", "'lama-2-70b' is not among the catalogue's models; did you mean"),
-        ("size llama-2-70b h10", "'h10' is not among the catalogue's chips; did you mean 'h100'"),
+        (
+            "size lama-2-70b h100",
+            "got 'lama-2-70b'; expected one of the catalogue's models; did you mean",
+        ),
+        (
+            "size llama-2-70b h10",
+            "got 'h10'; expected one of the catalogue's chips; did you mean 'h100'",
+        ),
         ("size llama-2-70b h100 --context x", "--context: got 'x'; expected a number of tokens"),
         (
             "size llama-2-70b h100 --context 32k",

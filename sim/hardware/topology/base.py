@@ -296,7 +296,8 @@ class Topology(Value, ABC):
             expected = " or ".join(allowed)
             has = ", ".join(dict.fromkeys(algorithm[0] for algorithm in offered))
             raise ValueError(
-                f"the {self.noun()} has no {expected} all-reduce for this group; it has {has}"
+                f"collectives: got {expected}; expected {has}, the all-reduce that the"
+                f" {self.noun()} has for this group; try leaving collectives out"
             )
         fastest: Seconds = reduce(np.minimum, times.values())
         chosen = (way for way, time in times.items() if np.all(time == fastest))
