@@ -49,7 +49,7 @@ def _unused_here(scenario: Scenario, name: str, deployment: Deployment) -> dict[
     } | {
         ".".join((*path, "engine", key)): why
         for (path, part), layout in zip(parts.items(), layouts, strict=True)
-        for key, why in unused_of_engine(part, layout)
+        for key, why in unused_of_engine(path, part, layout)
     }
     system = scenario.plain(name)
     of_system = _unused_of_requests(scenario, system)

@@ -1,6 +1,6 @@
 """Numbers of an engine that a scenario changes without any effect on their system, and why.
 
-    [*unused_of_engine(part, layout)]  # [('moe_skew', 'no layer on these chips has experts')]
+    [*unused_of_engine((), part, layout)]  # [('moe_skew', 'no layer on these chips has experts')]
 
 Changes are those of `{like: vllm, moe_skew: 0.5}`.
 Left out: numbers that a kernel's number replaces; numbers of chips.
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from sim.cost.layout import Layout
 from sim.hardware.chip import Precision
 from sim.hardware.engine import default_limits
+from sim.inputs.key_paths import KeyPath
+from sim.planning.remote_draft import DRAFTER_PATH
 from sim.scenario.placement import Placement
 from sim.scenario.system import System
 
@@ -22,15 +24,24 @@ OF_COLLECTIVES = (
     "collective_efficiency",
 )
 LIMITS = ("max_sequences", "token_budget")
+OF_POLICIES = ("policy", "admission", "kv_block")
+# By the last key of a part's path: what only the scheduler of the other chips has.
+OF_SCHEDULERS = {"ffn": (*LIMITS, "small_chip", *OF_POLICIES), DRAFTER_PATH[-1]: OF_POLICIES}
 BY_BITS = ("memory_efficiency", "compute_efficiency")
 # Keys of a system that replace the engine's of the same name.
 REPLACED = ("max_sequences", "token_budget", "memory_fraction", "policy", "admission", "jitter")
 
 
-def unused_of_engine(part: Placement, layout: Layout) -> Iterator[tuple[str, str]]:
-    """Yield the changed keys of the engine of a part with chips that have no effect, and why."""
+def unused_of_engine(path: KeyPath, part: Placement, layout: Layout) -> Iterator[tuple[str, str]]:
+    """Yield the changed keys of the engine of a part with chips that have no effect, and why.
+
+    path: of the part's keys in its system. An FFN pool and a drafter have no scheduler.
+    """
+    without = OF_SCHEDULERS.get(path[-1], ()) if path else ()
     for key in part.engine.changed:
-        if why := _why_unused(key, part, layout):
+        if key.partition(".")[0] in without:
+            yield key, "the scheduler is that of the other chips"
+        elif why := _why_unused(key, part, layout):
             yield key, why
 
 

@@ -122,6 +122,25 @@ def test_a_changed_number_of_an_engine_is_named_exactly_if_it_has_no_effect(key)
         assert base.requests.equals(changed.requests) == unused
 
 
+def test_only_the_chips_with_the_scheduler_use_its_limits():
+    """Of a drafter `max_sequences` counts, and of an FFN pool not even that."""
+    engine = {"like": "vllm", "max_sequences": 9, "kv_block": "4 token"}
+    pool = {"chip": "h200-sxm", "chips": 8}
+    link = {"bandwidth": "50 GB/s", "latency": "5 us"}
+    drafter = {"model": "llama-2-7b", "system": {**pool, "engine": engine}, "transfer": link}
+    speculate = {"method": "draft", "tokens": 2, "acceptance": 0.5, "draft": drafter}
+    one = {**pool, "engine": "vllm", "plan": {"tensor": 8}, "speculate": speculate}
+    two = {"attention": {**pool, "engine": "vllm"}, "ffn": {**pool, "engine": engine}}
+    systems = {"one": one, "two": {**two, "transfer": link}}
+    scenario = as_scenario({**BASE, "systems": systems})
+    own, pools = (unused_keys(scenario, name, scenario.deploy(name)) for name in systems)
+    assert [line.split()[0] for line in own] == ["speculate.draft.system.engine.kv_block"]
+    assert [line.split()[0] for line in pools] == [
+        "ffn.engine.max_sequences",
+        "ffn.engine.kv_block",
+    ]
+
+
 def test_run_and_check_print_unused_keys(sramsim):
     for command in ("run", "check"):
         words = ("--set", "systems.h100.router=round-robin")
