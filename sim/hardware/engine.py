@@ -277,18 +277,16 @@ class EngineSpeed(Sourced):
         return key, getattr(self, key)
 
     def efficiencies(self, precision: str, name: str = "") -> tuple[float, float]:
-        """Return the compute and the memory efficiency for weights of this precision.
+        """Return the compute and the memory efficiency for weights; errors name their format.
 
-        name: the weights' format in errors, such as nvfp4; '' is the precision.
         Raises: ValueError if the engine has none.
         """
         bits = f"{8 * Precision(precision).bytes:.0f}"
-        if bits not in self.memory_efficiency or bits not in self.compute_efficiency:
-            both = self.memory_efficiency.keys() & self.compute_efficiency.keys()
-            has = " or ".join(sorted(both, key=int)) or "none"
+        has = self.memory_efficiency.keys() & self.compute_efficiency.keys()
+        if bits not in has:
             raise ValueError(
-                f"engine {self.id}: got {bits}-bit weights ({name or precision}); expected {has},"
-                " the bits of its efficiencies; try another format of the weights"
+                f"engine {self.id}: got {bits}-bit weights ({name or precision}); expected"
+                f" {' or '.join(sorted(has, key=int))}, as in its efficiencies; try another format"
             )
         return self.compute_efficiency[bits], self.memory_efficiency[bits]
 

@@ -23,10 +23,10 @@ OF_COLLECTIVES = (
     "collective_latency_per_chip",
     "collective_efficiency",
 )
-LIMITS = ("max_sequences", "token_budget")
+BATCH_LIMITS = ("max_sequences", "token_budget")
 OF_POLICIES = ("policy", "admission", "kv_block")
-# By the last key of a part's path: what only the scheduler of the other chips has.
-OF_SCHEDULERS = {"ffn": (*LIMITS, "small_chip", *OF_POLICIES), DRAFTER_PATH[-1]: OF_POLICIES}
+# Numbers by the last key of a part's path: what only the scheduler of the other chips has.
+OF_SCHEDULERS = {"ffn": (*BATCH_LIMITS, "small_chip", *OF_POLICIES), DRAFTER_PATH[-1]: OF_POLICIES}
 BY_BITS = ("memory_efficiency", "compute_efficiency")
 # Keys of a system that replace the engine's of the same name.
 REPLACED = ("max_sequences", "token_budget", "memory_fraction", "policy", "admission", "jitter")
@@ -54,7 +54,7 @@ def _why_unused(key: str, part: Placement, layout: Layout) -> str:
     cached = not isinstance(part, System) or part.prefix_caching
     rules = (
         ((first,), own, f"the system has {first} of its own"),
-        (LIMITS, _is_small(part), f"small_chip of the engine has the limits of {chip}"),
+        (BATCH_LIMITS, _is_small(part), f"small_chip of the engine has the limits of {chip}"),
         (("small_chip",), not _is_small(part), f"{chip} has more memory"),
         (BY_BITS, rest not in bits, f"no weights here have {rest} bits, but {' or '.join(bits)}"),
         (OF_EXPERTS, not _has_experts(layout), "no layer on these chips has experts"),

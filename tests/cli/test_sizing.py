@@ -137,7 +137,7 @@ def test_a_path_is_written_relative_to_the_scenario(sramsim, tmp_path):
         (
             "size llama-2-70b groq-lpu-v1 --engine groq-compiler --weights nvfp4",
             "llama-2-70b on groq-lpu-v1: engine groq-compiler: got 4-bit weights (nvfp4); expected"
-            " 8 or 16, the bits",
+            " 8 or 16, as in its",
         ),
         (
             "size llama-3.1-405b h100",

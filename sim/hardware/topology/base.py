@@ -95,29 +95,6 @@ def side_by_side(columns: Sequence[Sequence[Phase]]) -> tuple[Phase, ...]:
     )
 
 
-def mirrored(phases: Sequence[Phase]) -> tuple[Phase, ...]:
-    """Return the reduce-scatter that reverses an all-gather: the last phase first, backwards."""
-    return tuple(
-        tuple(m._replace(source=m.target, target=m.source) for m in phase)
-        for phase in reversed(phases)
-    )
-
-
-def chain_gather(chips: Sequence[int]) -> tuple[Phase, ...]:
-    """Return the all-gather along a chain of n chips, in n-1 phases.
-
-    In each phase a chip passes on what it received last, in both directions.
-    """
-    n = len(chips)
-    return tuple(
-        (
-            *(Message(chips[i], chips[i + 1], 1 / n) for i in range(phase, n - 1)),
-            *(Message(chips[i], chips[i - 1], 1 / n) for i in range(1, n - phase)),
-        )
-        for phase in range(n - 1)
-    )
-
-
 def adding_phases(phases: int) -> int:
     """Return how many phases of an all-reduce add: the first half, with the one in the middle.
 
@@ -147,8 +124,8 @@ def all_to_all_gather(n: int, nbytes: Bytes, channel: Channel) -> Seconds:
     return channel.time(nbytes / n) if n > 1 else 0.0
 
 
-class Topology(Value, ABC):
-    """A way of joining chips."""
+class TopologyKeys(Value):
+    """The keys that every topology has."""
 
     chips: Count | None = Field(
         default=None, description="Number of chips joined; default: those of the replica."
@@ -175,18 +152,6 @@ class Topology(Value, ABC):
             raise ValueError(f"got {got}; expected numbers of chips, as {{2: 0.6, 8: 0.5}}")
         return shares
 
-    @abstractmethod
-    def route(self, a: int, b: int) -> tuple[Hop, ...]:
-        """Return the hops from chip a to chip b; none if they are the same chip."""
-
-    @abstractmethod
-    def link_of(self, hop: Hop) -> Link:
-        """Return the cable of a hop."""
-
-    @abstractmethod
-    def pair(self, group: range) -> Channel:
-        """Return the channel of each pair of a group while all pairs communicate."""
-
     def collectives_reach(self, chips: int) -> float | None:
         """Return the share of the bandwidth that collectives of so many chips reach.
 
@@ -198,6 +163,22 @@ class Topology(Value, ABC):
             return shares
         sizes = sorted(map(int, shares))
         return shares[str(next((size for size in sizes if size >= chips), sizes[-1]))]
+
+
+class Topology(TopologyKeys, ABC):
+    """A way of joining chips."""
+
+    @abstractmethod
+    def route(self, a: int, b: int) -> tuple[Hop, ...]:
+        """Return the hops from chip a to chip b; none if they are the same chip."""
+
+    @abstractmethod
+    def link_of(self, hop: Hop) -> Link:
+        """Return the cable of a hop."""
+
+    @abstractmethod
+    def pair(self, group: range) -> Channel:
+        """Return the channel of each pair of a group while all pairs communicate."""
 
     @property
     def takes_arrays(self) -> bool:
@@ -314,14 +295,11 @@ class Topology(Value, ABC):
     def reduce_scatter(
         self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0
     ) -> Seconds:
-        """Return the time until every chip has its share of the sum of `nbytes`.
-
-        It has the messages of an all-gather, the other way, and each of its phases adds.
-        """
+        """Return the time until every chip has its share of the sum: a gather backwards."""
         gathered = self.all_gather(group, nbytes, latency, efficiency)
         return gathered + self._additions("all_gather", group)
 
-    def _additions(self, operation: Operation, group: range, algorithm: Algorithm = ()) -> Seconds:
+    def _additions(self, operation: Operation, group: range, way: Algorithm = ()) -> Seconds:
         """Return the time of the additions of an all-reduce, or of an all-gather the other way.
 
         The second half of the phases of an all-reduce has none.
@@ -329,9 +307,9 @@ class Topology(Value, ABC):
         if not self.reduction or len(group) == 1:
             return 0.0
         # Equal groups have equally many phases, and their messages may be thousands.
-        key = self.chips, len(group), self.equivalence_key(group), operation, algorithm
+        key = self.chips, len(group), self.equivalence_key(group), operation, way
         if key not in self._adding:
-            phases = len(self.messages(operation, group, algorithm))
+            phases = len(self.messages(operation, group, way))
             self._adding[key] = adding_phases(phases) if operation == "all_reduce" else phases
         return self.reduction * self._adding[key]
 
