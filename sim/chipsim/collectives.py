@@ -152,6 +152,7 @@ class BoundCollective(NamedTuple):
 
     nbytes: bytes that the link would carry at full efficiency in the same time.
     latency: before each phase [s].  reduction: before each phase that adds [s].
+    adds_always: whether the second half of the phases adds as well.
     """
 
     label: str
@@ -159,6 +160,7 @@ class BoundCollective(NamedTuple):
     nbytes: float
     latency: Seconds
     reduction: Seconds
+    adds_always: bool = False
 
 
 class Transport:
@@ -179,10 +181,15 @@ class Transport:
                 for group, algorithm in zip(exchange.groups, exchange.algorithms, strict=True)
             ]
         nbytes = exchange.nbytes / exchange.efficiency
-        adds = exchange.operation == "all_reduce"
+        adds = exchange.adds or exchange.operation == "all_reduce"
         reduction = self.network.topology.reduction if adds else 0.0
         return BoundCollective(
-            label, self.collective_runs[key], nbytes, exchange.latency, reduction
+            label,
+            self.collective_runs[key],
+            nbytes,
+            exchange.latency,
+            reduction,
+            exchange.adds,
         )
 
     def send(self, source: int, target: int, shipment: Shipment, arrived: Arrived) -> None:
@@ -211,7 +218,7 @@ class Transport:
         """Begin a run of a collective, and return its barrier."""
         outboxes = collective_run.outboxes
         phases = len(outboxes.expected)
-        adding = adding_phases(phases)
+        adding = phases if step.adds_always else adding_phases(phases)
         delays = [step.latency + step.reduction * (phase < adding) for phase in range(phases)]
         shipment = Shipment(step.nbytes, step.label)
         barrier = collective_run.barrier = Barrier(

@@ -206,7 +206,8 @@ class Network:
             link_name(hop) for hop in self.topology.route(a, b) if self.speeds.get(hop, 1.0) == 0
         )
         raise UserError(
-            f"no path from chip {a} to chip {b}: {dead} is dead, and no other chip leads around it"
+            f"exceptions: got {dead} dead; expected a path from chip {a} to chip {b}, and no other"
+            " chip leads around it; try a speed above 0"
         )
 
     def outboxes(

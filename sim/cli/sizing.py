@@ -61,7 +61,7 @@ def size_command(
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="Precision of all weights, head included; default: the model's."),
+        typer.Option(help="Format of all weights, head included; default: the model's."),
     ] = None,
     activations: Annotated[
         str | None, typer.Option(help="Precision of activations; default: the model's.")
@@ -108,12 +108,16 @@ def check_new_scenario(path: Path) -> None:
 
 def precision_plan(weights: str | None, activations: str | None, kv: str | None) -> "Plan":
     """Return a plan with these precisions; `weights` are also those of the head."""
-    from sim.cost.plan import Plan
+    from sim.cost.plan import Plan, WeightFormat
     from sim.hardware.chip import Precision
 
-    for option, name in (("weights", weights), ("activations", activations), ("kv", kv)):
-        if name is not None and name not in tuple(Precision):
-            raise unknown_name(f"--{option}", name, tuple(Precision))
+    for option, name, known in (
+        ("weights", weights, tuple(WeightFormat)),
+        ("activations", activations, tuple(Precision)),
+        ("kv", kv, tuple(Precision)),
+    ):
+        if name is not None and name not in known:
+            raise unknown_name(f"--{option}", name, known)
     return Plan.model_validate(
         {"weights": weights, "activations": activations, "kv": kv, "head": weights}
     )

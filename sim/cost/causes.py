@@ -175,7 +175,7 @@ def exchange_causes(
     """
     causes: list[Cause] = []
     for exchange in exchanges:
-        name = exchange.operation.replace("_", "-")
+        name = exchange.name.replace("_", "-")
         chips = len(exchange.groups[0])
         latency = min(collectives.latency(exchange), exchange.time)
         causes.append(Cause(f"{name} over {chips} chips: latency", "link", latency, "s"))

@@ -51,6 +51,7 @@ class Exchange(NamedTuple):
     latency: the software's, before each phase [s].
     efficiency: share of the bandwidth that the software reaches.
     time, ideal: time of the slowest rank, with and without the engine's losses [s].
+    adds: whether an all-gather goes the other way, a reduce-scatter, whose phases all add.
     """
 
     operation: Operation
@@ -61,6 +62,12 @@ class Exchange(NamedTuple):
     efficiency: float
     time: Seconds
     ideal: Seconds
+    adds: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the collective."""
+        return "reduce_scatter" if self.adds else self.operation
 
 
 class Collectives:
@@ -80,7 +87,7 @@ class Collectives:
         self.last = (self.stages - 1) * layout.plan.stage_size  # the chip that samples
         self.back = layout.topology.send(self.last, 0, TOKEN_BYTES) if self.last else 0.0
         self._hops: dict[int, Array] = {}
-        self._exchanges: dict[tuple[Operation, int, bytes, Copies], tuple[Exchange, ...]] = {}
+        self._exchanges: dict[tuple[Operation, int, bytes, Copies, bool], tuple[Exchange, ...]] = {}
         self._softwares: dict[tuple[int, bool], tuple[Seconds, float, float]] = {}
         self._copied: dict[tuple[Experts, tuple[int, ...]], tuple[float, Copies]] = {}
         self._link_bytes: dict[int, Bytes] = {}
@@ -164,7 +171,8 @@ class Collectives:
                 added = topology.with_additions(group, offered)
                 times += [time for way, time in added.items() if way == algorithm]
             else:
-                times.append(self._timed(exchange.operation, group, 0.0, software, ())[0])
+                work = exchange.operation, (), exchange.adds
+                times.append(self._timed(work, group, 0.0, software)[0])
         return max(times)
 
     def hops(self, ranked: int) -> Array:
@@ -208,10 +216,15 @@ class Collectives:
         return tokens * self.layout.model.hidden_size * self.layout.plan.hidden.bytes
 
     def _exchange(
-        self, operation: Operation, stage: int, nbytes: Bytes, copies: Copies = ()
+        self,
+        operation: Operation,
+        stage: int,
+        nbytes: Bytes,
+        copies: Copies = (),
+        adds: bool = False,
     ) -> tuple[Exchange, ...]:
         """Return one exchange in each rank of a stage, or for all-to-all in the whole stage."""
-        key = operation, stage, np.asarray(nbytes).tobytes(), copies  # arrays are no keys
+        key = operation, stage, np.asarray(nbytes).tobytes(), copies, adds  # arrays are no keys
         if key not in self._exchanges:
             plan = self.layout.plan
             n = plan.stage_size if operation == "all_to_all" else plan.tensor
@@ -226,7 +239,8 @@ class Collectives:
             latency, efficiency, reachable = self._softwares[software]
 
             def timed(losses: tuple[Seconds, float]) -> list[tuple[Seconds, Algorithm | Copies]]:
-                return [self._timed(operation, g, nbytes, losses, copies) for g in groups]
+                work = operation, copies, adds
+                return [self._timed(work, group, nbytes, losses) for group in groups]
 
             real = timed((latency, efficiency))
             ideal = timed((0.0, reachable)) if latency or efficiency != reachable else real
@@ -234,23 +248,32 @@ class Collectives:
             slowest, lossless = (longest(time for time, _ in times) for times in (real, ideal))
             self._exchanges[key] = (
                 Exchange(
-                    operation, groups, nbytes, algorithms, latency, efficiency, slowest, lossless
+                    operation,
+                    groups,
+                    nbytes,
+                    algorithms,
+                    latency,
+                    efficiency,
+                    slowest,
+                    lossless,
+                    adds,
                 ),
             )
         return self._exchanges[key]
 
     def _timed(
         self,
-        operation: Operation,
+        work: tuple[Operation, Copies, bool],
         group: range,
         nbytes: Bytes,
         software: tuple[Seconds, float],
-        copies: Copies,
     ) -> tuple[Seconds, Algorithm | Copies]:
         """Return the time of a collective, and the algorithm or the copies that it is for.
 
+        work: the operation, the copies of an all-to-all, and `adds` of `Exchange`.
         software: latency before each phase [s], and efficiency.
         """
+        operation, copies, adds = work
         topology = self.layout.topology
         match operation:
             case "all_reduce":
@@ -259,7 +282,8 @@ class Collectives:
             case "all_to_all":
                 return topology.all_to_all(group, nbytes, *software, copies), copies
             case "all_gather":
-                return topology.all_gather(group, nbytes, *software), copies
+                timed = topology.reduce_scatter if adds else topology.all_gather
+                return timed(group, nbytes, *software), copies
 
     def _expert_copies(self, experts: Experts, stage: int) -> tuple[float, Copies]:
         """Return the chips that a token goes to, and the copies that each level carries for each.

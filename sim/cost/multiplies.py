@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sim.cost.layout import Layout
+from sim.cost.plan import format_name
 from sim.cost.terms import ACTIVATIONS, COMPUTE, WEIGHTS, Shares, Sides
 from sim.hardware.chip import Chip, Memory, Op, Precision
 from sim.hardware.engine import Engine
@@ -137,7 +138,7 @@ def shaped_multiply(
     activations: Precision,
 ) -> Multiply:
     """Return the multiply of a matrix of `shape`, inputs by outputs, that lies on one chip."""
-    computing, reading = engine.efficiencies(stored.precision)
+    computing, reading = engine.efficiencies(stored.precision, format_name(stored))
     bits = f"{8 * Precision(stored.precision).bytes:.0f}"
     compute_keys: tuple[str, ...] = (f"engine.compute_efficiency.{bits}",)
     memory_keys: tuple[str, ...] = (f"engine.memory_efficiency.{bits}",)

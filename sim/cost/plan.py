@@ -52,6 +52,11 @@ class WeightFormat(StrEnum):
         return NumberFormat(self.value, 8 * Precision(self.value).bytes)
 
 
+def format_name(stored: NumberFormat) -> str:
+    """Return the name of a format, such as nvfp4; of one without a name its precision."""
+    return next((name.value for name in WeightFormat if name.stored == stored), stored.precision)
+
+
 WeightFormatField = Annotated[
     WeightFormat,
     Field(strict=False),
@@ -320,8 +325,7 @@ class ResolvedPlan:
     @property
     def weights_name(self) -> str:
         """The name of the weights' format; their precision if the plan does not choose it."""
-        names = [name.value for name in WeightFormat if name.stored == self.chosen.mlp]
-        return names[0] if names else self.weights.value
+        return format_name(self.chosen.mlp) if self.chosen.mlp else self.weights.value
 
     @property
     def stage_size(self) -> int:

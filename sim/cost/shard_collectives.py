@@ -13,10 +13,9 @@ class ShardCollectives(Collectives):
     """The collectives of an FFN pool.
 
     With a copy for each shard, a token comes to one chip of the shard, and the chips gather all
-    tokens. Then they sum the results, and one chip sends each result back. This reduce-scatter
-    takes as long as an all-gather. The gather ends the dispatch, and the sum begins the combine, so
-    the engine's `overlap` hides a share of both. With one copy of a token this is an all-reduce
-    over the stage, as without pools.
+    tokens. Then they sum the results in a reduce-scatter, and one chip sends each result back. The
+    gather ends the dispatch, and the sum begins the combine, so the engine's `overlap` hides a
+    share of both. With one copy of a token this is an all-reduce over the stage, as without pools.
     """
 
     def __init__(self, layout: Layout, transfer: LayerTransfer) -> None:
@@ -28,13 +27,10 @@ class ShardCollectives(Collectives):
     def of_block(self, block: Block, tokens: int, stage: int) -> tuple[Exchange, ...]:
         if self.transfer.copies == "token":
             return self._exchange("all_reduce", stage, self._hidden_bytes(tokens))
-        shares = (
-            tokens / self.shards * part for part in self.transfer.token_bytes(self.pool, block)
-        )
-        return tuple(
-            exchange
-            for nbytes in shares
-            for exchange in self._exchange("all_gather", stage, nbytes)
+        out, back = self.transfer.token_bytes(self.pool, block)
+        return (
+            *self._exchange("all_gather", stage, tokens / self.shards * out),
+            *self._exchange("all_gather", stage, tokens / self.shards * back, adds=True),
         )
 
     def routes(self, exchange: Exchange) -> bool:

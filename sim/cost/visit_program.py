@@ -88,7 +88,7 @@ def _layer(costs: AttentionFfnCosts, key: tuple[Block, Block, int], part: Work) 
     compute = _computing(label, [*costs.ffn.layer_rows(ffn, part.tokens)])
     hidden = costs.ffn.rows.collectives.hidden(summed, tokens, compute.seconds)
     compute = compute._replace(seconds=float(compute.seconds - hidden))
-    a_pass: PoolOps = (compute, *(CollectiveOp(f"{label}: {e.operation}", e) for e in summed))
+    a_pass: PoolOps = (compute, *(CollectiveOp(f"{label}: {e.name}", e) for e in summed))
     return LayerOps(
         (
             _computing("attention", [*costs.attention_rows(attention, part)]),

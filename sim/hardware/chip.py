@@ -226,8 +226,8 @@ class Compute(Value, ABC):
         own = [name for name in operands if name in carrying]
         if not carrying:
             raise ValueError(
-                f"the chip does not multiply {' by '.join(operands)};"
-                f" it computes in {', '.join(rates) or 'no precision'}"
+                f"got a product of {' by '.join(operands)}; expected one for a chip that computes"
+                f" in {', '.join(rates) or 'no precision'}; try other weights or activations"
             )
         peak = max(rates[name] for name in own or carrying)
         return peak, next(f"compute.{name}" for name, rate in rates.items() if rate == peak)

@@ -276,17 +276,17 @@ class EngineSpeed(Sourced):
         key = "block_kernels" if self.block_kernels else "kernels"
         return key, getattr(self, key)
 
-    def efficiencies(self, precision: str) -> tuple[float, float]:
-        """Return the compute and the memory efficiency for weights of this precision.
+    def efficiencies(self, precision: str, name: str = "") -> tuple[float, float]:
+        """Return the compute and the memory efficiency for weights; errors name their format.
 
         Raises: ValueError if the engine has none.
         """
         bits = f"{8 * Precision(precision).bytes:.0f}"
-        if bits not in self.memory_efficiency or bits not in self.compute_efficiency:
-            has = ", ".join(sorted(self.memory_efficiency.keys() & self.compute_efficiency.keys()))
+        has = self.memory_efficiency.keys() & self.compute_efficiency.keys()
+        if bits not in has:
             raise ValueError(
-                f"engine {self.id} has no efficiencies for {bits}-bit weights ({precision});"
-                f" it has {has}; try another precision of plan.weights, attention or head"
+                f"engine {self.id}: got {bits}-bit weights ({name or precision}); expected"
+                f" {' or '.join(sorted(has, key=int))}, as in its efficiencies; try another format"
             )
         return self.compute_efficiency[bits], self.memory_efficiency[bits]
 

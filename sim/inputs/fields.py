@@ -68,7 +68,7 @@ def preset_shorthand(
             return value
         if value not in presets:
             hint = spelling_hint(value, presets, f"there are {', '.join(presets)}")
-            raise value_error(f"'{value}' is not {what}; {hint}")
+            raise value_error(f"got '{value}'; expected {what}; {hint}")
         return presets[value]
 
     return Shorthand(preset_value, {"enum": list(presets)})
@@ -259,7 +259,7 @@ def _custom_name(text: str, what: str, kinds: Iterable[str]) -> _CustomName:
     module_name, colon, name = text.partition(":")
     if not (colon and module_name and name):
         hint = spelling_hint(text, kinds, f"choose from {', '.join(sorted(kinds))}")
-        raise ScenarioError(f"{_where(text)}{brief(text)!r} is not {what}; {hint}")
+        raise ScenarioError(f"{_where(text)}got {brief(text)!r}; expected {what}; {hint}")
     folder = text.folder if isinstance(text, Text) else Path.cwd()
     try:
         module = _import(module_name, folder / f"{module_name}.py")

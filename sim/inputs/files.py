@@ -60,7 +60,8 @@ def decoded(content: bytes, shown: str) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ScenarioError(f"{shown}:{line}: not a UTF-8 text") from None
+        reason = f"got the byte {content[error.start]:#04x}; expected a text in UTF-8"
+        raise ScenarioError(f"{shown}:{line}: {reason}; try converting the file") from None
 
 
 def load_text(path: Path, shown: str, most: int = MAX_FILE) -> str:

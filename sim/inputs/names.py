@@ -84,7 +84,9 @@ def find_entry(text: str, kind: str) -> Path:
             raise ScenarioError(f"{where}{text}: no such file; did you mean {near}?")
         return existing(folder / text, f"{where}{text}")
     hint = spelling_hint(text, known, f"there are {', '.join(catalogue_names(kind))}")
-    raise ScenarioError(f"{where}{brief(text)!r} is not among the catalogue's {kind}; {hint}")
+    raise ScenarioError(
+        f"{where}got {brief(text)!r}; expected one of the catalogue's {kind}; {hint}"
+    )
 
 
 def _hub_hint(text: str) -> str:

@@ -9,6 +9,7 @@ from sim.cost.draft_link import DraftExchange
 from sim.cost.layout import Layout, fit
 from sim.cost.remote_draft import RemoteDraftCosts
 from sim.cost.step import Costs
+from sim.hardware.engine import default_limits
 from sim.inputs.errors import error_at_path, errors_below
 from sim.planning.deployment import (
     Deployment,
@@ -16,6 +17,7 @@ from sim.planning.deployment import (
     LimitOverrides,
     PoolDeployment,
     deploy,
+    limited_ranks,
 )
 from sim.planning.search import PlanSteps
 
@@ -24,31 +26,46 @@ DRAFTER_PATH = ("speculate", "draft", "system")  # keys of a system above those 
 
 @dataclass(frozen=True)
 class DrafterDeployment:
-    """A drafter on chips of its own. room: tokens of KV cache that each replica holds."""
+    """A drafter on chips of its own.
+
+    room: tokens of KV cache that each replica holds.
+    sequences: most running sequences of a replica, a limit of the engine; None without one.
+    """
 
     pool: PoolDeployment
     room: int
+    sequences: int | None = None
 
-    def beside(self, deployed: Deployment, kv_tokens: int | None) -> Deployment:
+    def beside(self, deployed: Deployment, overrides: LimitOverrides) -> Deployment:
         """Return the deployment of a model with this drafter. Its costs must have both.
 
-        kv_tokens: the room that the user gives the model; None for the default.
-        Raises: ValueError if the drafter holds less, or has another number of replicas.
+        overrides: the limits that the user gives the model.
+        Raises: ValueError if the drafter holds or runs less, or has another number of replicas.
         """
         own, fitted = self.pool.layout.plan.replicas, self.pool.fit
         if (replicas := deployed.layout.plan.replicas) != own:
             reason = f"got {own}; expected {replicas}, a drafter for each replica of the model; "
             path = (*DRAFTER_PATH, "plan", "replicas")
             raise error_at_path(path, own, f"{reason}try {replicas}")
+        kv_tokens, sequences = overrides.kv_tokens, overrides.max_sequences
         if fitted.fits and kv_tokens and kv_tokens > self.room:
             reason = f"got {kv_tokens} token; expected at most {self.room} token, which the "
             reason += f"drafter holds; try {self.room} token"
             raise error_at_path(("kv_tokens",), kv_tokens, reason)
-        limits = deployed.limits
+        limits, most = deployed.limits, self.sequences or deployed.limits.sequences
+        ranks = limited_ranks(deployed.layout.engine, deployed.layout.plan)
+        if sequences and sequences * ranks > most:
+            reason = f"got {sequences}; expected at most {most // ranks}, since the drafter's "
+            reason += f"engine {self.pool.layout.engine.id} runs {most}; try {most // ranks}"
+            raise error_at_path(("max_sequences",), sequences, reason)
         return replace(
             deployed,
             fit=replace(deployed.fit, fits=deployed.fit.fits and fitted.fits),
-            limits=replace(limits, kv_tokens=min(limits.kv_tokens, self.room)),
+            limits=replace(
+                limits,
+                kv_tokens=min(limits.kv_tokens, self.room),
+                sequences=min(limits.sequences, most),
+            ),
             drafter=self.pool,
         )
 
@@ -69,7 +86,9 @@ def deploy_drafter(
         layout = _drafting_layout(laid.layout, 1 + drafts)
     fitted = fit(layout, tokens)
     room = laid.limits.kv_tokens if overrides.kv_tokens else fitted.kv_tokens
-    return DrafterDeployment(PoolDeployment(layout, fitted), room)
+    most = default_limits(parts.engine, parts.chip)[0]
+    sequences = most and most * limited_ranks(parts.engine, layout.plan)
+    return DrafterDeployment(PoolDeployment(layout, fitted), room, sequences)
 
 
 def deploy_with_drafter(
@@ -82,7 +101,8 @@ def deploy_with_drafter(
 
     lengths: tokens of a mean request, and of its prompt.
     A search finds the plan of the model, with as many replicas as the drafter has.
-    Both keep the KV cache of all sequences, so the smaller room limits them.
+    Both keep the KV cache of all sequences, so the smaller room limits them, and so does the
+    smaller `max_sequences` of both engines.
 
     Raises: ValueError at a key of the model or of `speculate.draft.system` if parts contradict each
     other.
@@ -97,7 +117,7 @@ def deploy_with_drafter(
         lambda own: RemoteDraftCosts(Costs(own), layout, exchange), layout.plan.replicas
     )
     deployed = deploy(replace(parts, plan=one_batch), *lengths, overrides, steps)
-    return drafting.beside(deployed, overrides.kv_tokens)
+    return drafting.beside(deployed, overrides)
 
 
 def add_drafter(
@@ -105,16 +125,16 @@ def add_drafter(
     drafter: tuple[DeploymentParts, LimitOverrides],
     exchange: DraftExchange,
     lengths: tuple[float, float],
-    kv_tokens: int | None,
+    overrides: LimitOverrides,
 ) -> Deployment:
     """Return a deployment of attention and FFN pools with a drafter on other chips.
 
-    kv_tokens: the room that the user gives the attention pool; None for the default.
+    overrides: the limits that the user gives the attention pool.
     Raises: ValueError at a key of the attention pool if parts contradict each other.
     """
     drafting = deploy_drafter(drafter, deployed.layout.width - 1, lengths)
     costs = RemoteDraftCosts(deployed.costs, drafting.pool.layout, exchange)
-    return replace(drafting.beside(deployed, kv_tokens), costs=costs)
+    return replace(drafting.beside(deployed, overrides), costs=costs)
 
 
 def _drafting_layout(layout: Layout, width: int) -> Layout:

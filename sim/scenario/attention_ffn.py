@@ -132,7 +132,7 @@ class AttentionFfn(Shown):
             return deployed
         drafter = chips.parts(drafts.model), chips.limits
         with errors_below("attention"):
-            return add_drafter(deployed, drafter, of.draft.exchange, lengths, limits[0].kv_tokens)
+            return add_drafter(deployed, drafter, of.draft.exchange, lengths, limits[0])
 
 
 def pool_parts(system: System, model: Model) -> tuple[DeploymentParts, LimitOverrides]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from sim.hardware.engine import default_limits
 from sim.inputs.errors import error_at_path
 from sim.inputs.key_paths import KeyPath
 from sim.inputs.suggestions import spelling_hint
@@ -169,6 +170,7 @@ def _ring_problem(system: System, by_chip: bool) -> str:
 def _budgets_within_beats(scenario: ScenarioKeys) -> None:
     """Check that no compiled pipeline has a token budget that its beat makes useless.
 
+    The budget is the system's, or else the engine's.
     With drafts, the beat is multiplied by the tokens of a sequence in a step. A compiled drafter
     takes what each of its passes needs, whatever its budget.
     """
@@ -180,14 +182,22 @@ def _budgets_within_beats(scenario: ScenarioKeys) -> None:
 
 
 def _require_budget_within_beats(path: KeyPath, system: System | DraftSystem, beats: int) -> None:
-    beat, budget = system.engine.tokens_per_beat, system.token_budget
-    if beat and budget and budget > beats * beat:
-        expected = f"at most {beats * beat} token" if beats else "none"
+    engine, own = system.engine, system.token_budget
+    if not (beat := engine.tokens_per_beat):
+        return
+    budget = own or default_limits(engine, system.hardware[0])[1]
+    ranks = system.plan.attention_data if engine.limits_per == "rank" else 1
+    if budget and budget * ranks > beats * beat:
+        most = beats * beat // ranks
+        expected = f"at most {most} token" if most else "none"
+        each_rank = f" for its {ranks} ranks together" if ranks > 1 else ""
+        got = f"{budget} token" if own else f"{engine.id} with token_budget {budget} token"
         reason = (
-            f"got {budget} token; expected {expected}, since engine {system.engine.id} takes "
-            f"{beat} token a beat; try leaving token_budget out"
+            f"got {got}; expected {expected}, since engine {engine.id} takes {beat} token a beat"
+            f"{each_rank}; try leaving token_budget out"
         )
-        raise error_at_path((*path, "token_budget"), budget, reason)
+        key = "token_budget" if own else "engine"
+        raise error_at_path((*path, key), own or engine.id, reason)
 
 
 def _what_speculation_obeys(scenario: ScenarioKeys) -> None:

@@ -46,8 +46,8 @@ def check_drafter(systems: Mapping[str, object], path: tuple[str, ...], system: 
     at, of = (*path, "speculate", "draft", "system"), systems.get(name)
     if name not in plain or not isinstance(of, System):
         hint = spelling_hint(name, plain, f"there are {', '.join(plain) or 'none'}")
-        what = "no other system with chips of one kind" if name in systems else "no system"
-        raise error_at_path(at, name, f"{brief(name)!r} is {what}; {hint}")
+        reason = f"got {brief(name)!r}; expected another system with chips of one kind"
+        raise error_at_path(at, name, f"{reason}; {hint}")
     if more := sorted(of.model_fields_set - KEPT - NOT_NEEDED):
         reason = f"system {name}: got {more[0]}, which is not simulated for a drafter; expected a "
         raise error_at_path(at, name, f"{reason}system without it; try a drafter in place")

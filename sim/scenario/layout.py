@@ -12,6 +12,7 @@ from sim.scenario.outages import failing_units
 from sim.scenario.pools import parts_with_chips, pool_of
 from sim.scenario.replicas import Member, chip_machines
 from sim.scenario.scenario import Scenario
+from sim.scenario.sources import ScenarioSource, as_scenario
 from sim.scenario.unused_keys import unused_keys
 from sim.serving.policy import ring
 from sim.serving.replica_config import Outage
@@ -153,12 +154,16 @@ def _conversion(scenario: Scenario, name: str, decode: Deployment) -> list[str]:
     ]
 
 
-def check(scenario: Scenario) -> dict[str, dict[str, Member]]:
+def check(scenario: ScenarioSource, **changes: object) -> dict[str, dict[str, Member]]:
     """Return the members of every system, by name.
 
+    scenario: a path, a name of the catalogue, a mapping, or a scenario.
+    changes: values by key, as in `sim.run`.
     A fleet's members are deployed again.
-    Raises: PlanError for the first system that does not fit, or serves several models.
+    Raises: PlanError for the first system that does not fit, or serves several models;
+    ScenarioError if there is no such file or a value is wrong.
     """
+    scenario = as_scenario(scenario, changes)
     return {name: deploy_members(scenario, name) for name in scenario.systems}
 
 

@@ -33,8 +33,9 @@ class DraftSystem(Placement):
     """Chips of a drafter that are not those of the model, with their engine and plan.
 
     Each replica of the model has a replica of the drafter (`plan.replicas`). While its drafter is
-    down, a replica of the model makes no step, and keeps its sequences. Only the model has a
-    scheduler, so `max_sequences` and `policy` of the drafter's engine have no effect.
+    down, a replica of the model makes no step, and keeps its sequences. Both run all sequences, so
+    the smaller `max_sequences` of both engines limits them. Only the model has a scheduler, so
+    `policy` and `admission` of the drafter's engine have no effect.
     Left out: chip fidelity.
     """
 

@@ -1,10 +1,18 @@
-"""The `sweep` of a scenario: a grid or a list of points."""
+"""The `sweep` of a scenario: a grid or a list of points.
 
+point_sources({"seed": (1, 2)})  # [{"seed": ("sweep", "seed", 0)}, {"seed": ("sweep", "seed", 1)}]
+"""
+
+import copy
+import itertools
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
+from sim.inputs.document import Document
+from sim.inputs.errors import ScenarioError
+from sim.inputs.key_paths import JsonValue
 from sim.units import brief, value_error
 
 MOST_POINTS = 100_000  # of a sweep
@@ -58,3 +66,34 @@ SweepField = Annotated[
     BeforeValidator(_checked_sweep),
     WithJsonSchema(_SWEEP),
 ]
+
+PointSources = Mapping[str, tuple[str | int, ...]]  # by key: the place of its value in the file
+
+
+def point_sources(sweep: Mapping[str, tuple[object, ...]] | tuple[Any, ...]) -> list[PointSources]:
+    """Return the places of the values of each point; in a grid, the last key varies first."""
+    if isinstance(sweep, Mapping):
+        choices = itertools.product(*(range(len(values)) for values in sweep.values()))
+        return [
+            {key: ("sweep", key, i) for key, i in zip(sweep, choice, strict=True)}
+            for choice in choices
+        ]
+    return [{key: ("sweep", i, key) for key in values} for i, values in enumerate(sweep)]
+
+
+def point_document(
+    document: Document, sources: PointSources
+) -> tuple[Document, dict[str, JsonValue], str]:
+    """Return the document of a point, its values by dotted key, and an error or ''."""
+    changed, values, error = copy.deepcopy(document), dict[str, JsonValue](), ""
+    for key, source in sources.items():
+        value: Any = document.data
+        for step in source:
+            value = value[step]
+        values[key] = value
+        try:
+            changed.put(key, value, source)
+        except ScenarioError as wrong:
+            error = error or str(wrong)
+    del changed.data["sweep"]
+    return changed, values, error

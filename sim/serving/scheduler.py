@@ -93,8 +93,7 @@ class Scheduler:
 
         before: sequences that the micro-batch held before it changed.
         While prompts wait, as many may be in flight as fill the pipeline, or one more than decode,
-        whichever is more. More chunks of prompts would only queue at the first stage, and delay
-        every decode behind them.
+        whichever is more. More chunks of prompts would queue, and delay every decode behind them.
         """
         fill = self.limits.fill
         if fill is not None:
@@ -148,8 +147,7 @@ class Scheduler:
     def take_kv(self, batch: MicroBatch) -> None:
         """Take the KV of a batch step's tokens.
 
-        With one micro-batch that is the KV of all planned steps, some of which may not be made. So
-        the peak is only known at their end.
+        With one micro-batch that is the KV of all planned steps. The peak is known at their end.
         """
         kv_cache, batch.kv_growth = self.admission.kv_cache, batch.kv_needed
         batch.kv_steps = batch.steps if self.alone else 1
@@ -210,7 +208,9 @@ class Scheduler:
             steps = min(steps, held + wait.steps - batch.step if self.alone else 1)
         # With several micro-batches the executor takes KV step by step, so that others find it.
         if not self.reserve and self.alone:
-            steps = min(steps, max(1, int(self.admission.kv_cache.kv_free // batch.kv_needed)))
+            # Without a queue, the KV of steps to come would refuse requests that fit now.
+            free = self.admission.kv_cache.kv_free if self.policies.max_waiting != 0 else 0
+            steps = min(steps, max(1, int(free // batch.kv_needed)))
         return steps
 
     def process_outputs(self, batch: MicroBatch, leave: Seconds) -> bool:

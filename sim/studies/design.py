@@ -50,10 +50,12 @@ def search_plans(
     progress: TrialProgress = no_progress,
     systems: Iterable[str] | None = None,
     jobs: int | None = 1,
+    **changes: object,
 ) -> Scenario:
     """Return the scenario with degrees and copies of pools in place of every `search: capacity`.
 
-    scenario: a path, a name of the catalogue, a mapping or a scenario.
+    scenario: a path, a name of the catalogue, a mapping or a scenario. changes: values by key, as
+    in `sim.run`.
     `searches` of the result says how they were found.  Without open plans, the result is the
     scenario itself.
     attainment, jobs: as in `capacity`. Sizes of pools are searched here, whatever the jobs.
@@ -61,7 +63,7 @@ def search_plans(
     Raises: PlanError if no plan of a system fits or meets the SLO; UserError for an unknown system;
     otherwise as `read`.
     """
-    scenario = as_scenario(scenario)
+    scenario = as_scenario(scenario, changes)
     if systems is not None:
         systems = list(systems)
         known = [

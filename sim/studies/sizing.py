@@ -263,7 +263,7 @@ def _hardware(text: str) -> tuple[str, Path]:
         hint = spelling_hint(
             text, chips | clusters, f"there are {', '.join(catalogue_names('chips'))}"
         )
-        raise ScenarioError(f"{brief(text)!r} is not among the catalogue's chips; {hint}")
+        raise ScenarioError(f"got {brief(text)!r}; expected one of the catalogue's chips; {hint}")
     path = find_entry(text, "chips")
     return "cluster" if "chip" in read_document(path).data else "chip", path
 

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 from sim import __version__
-from sim.inputs.document import Document, assigned_place
+from sim.inputs.document import Document
 from sim.inputs.errors import UserError
 from sim.inputs.files import write_whole
 from sim.inputs.key_paths import JsonValue
@@ -23,7 +23,7 @@ from sim.results.encoding import SPLICED, Key, decode_summary, encode_summary
 from sim.results.frames import METRIC_COLUMNS, metric_frame
 from sim.results.saving import one_line_for, write_parquet
 from sim.results.summary import RunOrigin
-from sim.scenario.assignments import assign
+from sim.scenario.assignments import assign, assign_all
 from sim.scenario.scenario import scenario_from
 from sim.scenario.sources import ScenarioSource, as_document, assignment_of, require_whole
 from sim.studies.provenance import package_digest
@@ -122,8 +122,8 @@ def sweep(
             return sweep(scenario, scratch, over, jobs, cluster, progress, **changes)
     folder = Path(folder)
     document = scenario if isinstance(scenario, Document) else as_document(scenario)
-    for key, value in changes.items():
-        assign(document, assignment_of(key, value), assigned_place(key, in_python=True))
+    assignments = [assignment_of(key, value) for key, value in changes.items()]
+    assign_all(document, assignments, in_python=True)
     if over is not None:
         assign(document, assignment_of("sweep", over), "argument over")
     return _sweep_document(document, folder, jobs, cluster, progress)

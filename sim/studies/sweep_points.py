@@ -3,9 +3,7 @@
 [point.values for point in sweep_points(document, scenario)]  # by dotted key
 """
 
-import copy
 import hashlib
-import itertools
 import json
 import sys
 from collections.abc import Mapping
@@ -20,6 +18,7 @@ from sim.inputs.document import Document
 from sim.inputs.errors import ScenarioError, UserError
 from sim.inputs.key_paths import JsonValue
 from sim.scenario.scenario import Scenario, scenario_from
+from sim.scenario.sweep_field import PointSources, point_document, point_sources
 from sim.studies.provenance import package_digest, users_digest
 
 
@@ -49,39 +48,15 @@ def sweep_points(document: Document, scenario: Scenario) -> list[SweepPoint]:
             f"{document.shown}: sweep: got none; expected keys with their values;"
             " try sweep: {workload.rate: [1 request/s, 2 request/s]}"
         )
-    # For each point: the place in the file where the value of each key stands.
-    places: list[dict[str, tuple[str | int, ...]]]
-    if isinstance(swept, Mapping):
-        choices = itertools.product(*(range(len(values)) for values in swept.values()))
-        places = [
-            {key: ("sweep", key, i) for key, i in zip(swept, choice, strict=True)}
-            for choice in choices
-        ]
-    else:
-        places = [{key: ("sweep", i, key) for key in values} for i, values in enumerate(swept)]
-    points = [_sweep_point(document, sources) for sources in places]
+    points = [_sweep_point(document, sources) for sources in point_sources(swept)]
     if all(point.error for point in points):
         raise ScenarioError(points[0].error)
     return points
 
 
-def _sweep_point(document: Document, sources: Mapping[str, tuple[str | int, ...]]) -> SweepPoint:
-    """Return the document with values put in that stand elsewhere in it.
-
-    sources: for each key, the place of its value.
-    """
-    changed, values = copy.deepcopy(document), {}
-    error = ""
-    for key, source in sources.items():
-        value: Any = document.data
-        for step in source:
-            value = value[step]
-        values[key] = value
-        try:
-            changed.put(key, value, source)
-        except ScenarioError as wrong:
-            error = error or str(wrong)
-    del changed.data["sweep"]
+def _sweep_point(document: Document, sources: PointSources) -> SweepPoint:
+    """Return the document with values put in that stand elsewhere in it."""
+    changed, values, error = point_document(document, sources)
     try:
         inputs = _canonical(scenario_from(changed)) if not error else None
     except ScenarioError as wrong:

@@ -54,15 +54,19 @@ def read_trace(path: Path, unit: TimeUnit | None = None, block: int | None = Non
     shown = shorten(path)
     text = _text(path, shown)
     if not text.strip():
-        raise ScenarioError(f"{shown}:1: got an empty file; expected a trace with requests")
+        raise ScenarioError(
+            f"{shown}:1: got an empty file; expected a trace with requests; try another path"
+        )
     columns = _columns(text, shown, block)
     if not len(columns.arrival):
         raise ScenarioError(
-            f"{shown}:1: got a trace without answered requests; expected output tokens"
+            f"{shown}:1: got a trace without answered requests; expected output tokens;"
+            " try a trace with answers"
         )
     if block and not columns.hash_ids:
         raise ScenarioError(
-            f"{shown}: hash_block: got {block} token; expected none, since the file has no hash_ids"
+            f"{shown}:1: hash_block: got {block} token; expected none, since the file has no"
+            " hash_ids; try leaving hash_block out"
         )
     columns = replace(columns, unit=_unit(columns, unit, shown))
     order = np.argsort(columns.arrival, kind="stable")
@@ -70,7 +74,7 @@ def read_trace(path: Path, unit: TimeUnit | None = None, block: int | None = Non
     span = float(columns.arrival[order[-1]] - begin) * second
     if span > LONGEST_TRACE:
         raise ScenarioError(
-            f"{shown}: got times over {span:.3g} s; expected {LONGEST_TRACE:.3g} s (32 years) at"
+            f"{shown}:1: got times over {span:.3g} s; expected {LONGEST_TRACE:.3g} s (32 years) at"
             " most; try to correct the last time, or another time_unit"
         )
     ids, answered = columns.hash_ids, columns.answered
@@ -114,7 +118,7 @@ def _text(path: Path, shown: str) -> str:
         if _is_compressed_twice(content):
             got = "a file that is compressed twice"
         raise ScenarioError(
-            f"{shown}: got {got}; expected a text, compressed once; try decompressing it"
+            f"{shown}:1: got {got}; expected a text, compressed once; try decompressing it"
         ) from None
     return str(cells.item()).removeprefix("\ufeff") if len(cells) else ""
 
@@ -138,7 +142,7 @@ def _columns(text: str, shown: str, block: int | None) -> Columns:
     if columns is None:
         first = text.lstrip().split("\n", 1)[0]
         raise ScenarioError(
-            f"{shown}:1: {brief(first.strip())!r} is not a known trace; expected one of {KNOWN}"
+            f"{shown}:1: got {brief(first.strip())!r}; expected one of {KNOWN}; try one of these"
         )
     return columns
 
@@ -165,7 +169,8 @@ def _unit(columns: Columns, unit: TimeUnit | None, shown: str) -> TimeUnit | Non
         if unit and unit != columns.unit:
             stated = f"times in {columns.unit}" if columns.unit else "dates"
             raise ScenarioError(
-                f"{shown}: time_unit: got {unit}; expected none, since the file has {stated}"
+                f"{shown}:1: time_unit: got {unit}; expected none, since the file has {stated};"
+                " try leaving time_unit out"
             )
         return columns.unit
     if unit:
@@ -187,8 +192,9 @@ def _unit(columns: Columns, unit: TimeUnit | None, shown: str) -> TimeUnit | Non
     if other:
         seconds = span * SECONDS[other] / SECONDS[columns.unit]
         raise ScenarioError(
-            f"{shown}: got {gaps + 1} requests in {span:.4g} s, as {columns.source} counts time in"
-            f" {columns.unit}; expected {LOW_RATE:g} to {HIGH_RATE:g} request/s; try the workload's"
-            f" time_unit: {other} ({seconds:.4g} s), or time_unit: {columns.unit} to keep this"
+            f"{shown}:1: got {gaps + 1} requests in {span:.4g} s, as {columns.source} counts time"
+            f" in {columns.unit}; expected {LOW_RATE:g} to {HIGH_RATE:g} request/s; try the"
+            f" workload's time_unit: {other} ({seconds:.4g} s), or time_unit: {columns.unit} to"
+            " keep this"
         )
     return columns.unit

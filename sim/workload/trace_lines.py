@@ -76,7 +76,8 @@ def _mapping(line: str, where: str) -> JsonObject:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ScenarioError(f"{where}: JSON: {error}") from None
+        got = f"got {brief(line)!r}, which is no JSON: {error}"
+        raise ScenarioError(f"{where}: {got}; expected a mapping; try one in each line") from None
     if not isinstance(row, dict):
         keys = ", ".join(REQUEST)
         raise ScenarioError(f"{where}: got {brief(line)!r}; expected a mapping with {keys}")
@@ -118,7 +119,7 @@ def _trace(rows: list[tuple[str, JsonObject]], known: Lines, block: int | None) 
         ids.append(_blocks(row.get("hash_ids"), lengths[0], size, where))
         if (ids[-1] is None) != (ids[0] is None):
             raise ScenarioError(
-                f"{where}: got hash_ids for some requests; expected them for all or none"
+                f"{where}: hash_ids: got them for some requests; expected them for all or none"
             )
     blocks = [prompt_ids for prompt_ids in ids if prompt_ids is not None] or None
     arrays = request_arrays(requests)
@@ -201,7 +202,8 @@ def _blocks(ids: Any, prompt: int, size: int, where: str) -> tuple[int, ...] | N
     if not isinstance(ids, list) or not all(
         isinstance(number, int) and not isinstance(number, bool) for number in ids
     ):
-        raise ScenarioError(f"{where}: hash_ids: expected a list of whole numbers")
+        got = brief(json.dumps(ids))
+        raise ScenarioError(f"{where}: hash_ids: got {got}; expected a list of whole numbers")
     expected = -(-prompt // size)
     if len(ids) != expected:
         fitting = [block for block in BLOCKS if -(-prompt // block) == len(ids)]

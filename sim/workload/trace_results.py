@@ -53,7 +53,7 @@ def read_result(document: JsonObject, text: str, shown: str, alone: bool) -> Col
 def _remedy(keys: Collection[str]) -> str:
     """Return what to save in place of a result without requests."""
     if "dataset_name" in keys:
-        return _SGLANG
+        return f"expected times of sending; {_SGLANG}"
     if "input_config" in keys:
         return "expected AIPerf's records; try profile_export.jsonl"
     return (
@@ -152,7 +152,8 @@ def _answered(
         return first, first + waited[:, 1]
     except (IndexError, TypeError, ValueError):
         raise ScenarioError(
-            f"{where}: ttfts and itls: expected a number and a list of numbers for each request"
+            f"{where}: ttfts and itls: got other values; expected a number and a list of numbers"
+            " for each request"
         ) from None
 
 

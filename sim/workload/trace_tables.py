@@ -107,7 +107,10 @@ def _answered(
         table,
         pl.Series((first < times) | (last < first)),
         shown,
-        lambda i: "expected arrival, first token and last token in this order",
+        lambda i: (
+            f"got arrival {times[i]:g} s, first token {first[i]:g} s and last token {last[i]:g} s;"
+            " expected them in this order"
+        ),
     )
     return first, last
 

@@ -121,7 +121,7 @@ class Trace(Workload):
         turns = columns.turns
         if turns and not turns.timed and not self.conversations:
             raise ScenarioError(
-                f"{shorten(self.path)}: conversations: got false, and turns with a delay in place"
+                f"{shorten(self.path)}:1: conversations: got false, and turns with a delay in place"
                 " of a timestamp; expected true; try leaving it out"
             )
         prompt = columns.prompt

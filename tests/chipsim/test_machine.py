@@ -303,7 +303,7 @@ def test_a_slow_message_holds_up_the_next_phase_of_its_two_chips():
 def test_there_is_no_way_round_a_switch(lay):
     with pytest.raises(
         Exception,
-        match=r"no path from chip 0 to chip 1: 0 -> switch is dead, "
+        match=r"got 0 -> switch dead; expected a path from chip 0 to chip 1, "
         r"and no other chip leads around it",
     ):
         step(lay(Switch(link=LINK)), Irregularities(links=(LinkException((0, "switch"), 0.0),)))

@@ -12,6 +12,7 @@ from sim.cost.energy import Tally
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.plan import Plan
 from sim.cost.work import Work, decodes_at
+from sim.hardware.topology import FullyConnected, Link, Ring
 from sim.planning.attention_ffn import PoolSharing, deploy_with_ffn
 from sim.planning.deployment import DeploymentParts, LimitOverrides
 from sim.serving.service import serve
@@ -43,7 +44,8 @@ def pools(make_model, make_chip, lossy, speculate):
         model, chip = make_model(**changes), make_chip(fp16=1e10)
         plans = attention, ffn or Plan(tensor=4)
         engine = lossy.model_copy(update={"overlap": others.get("overlap", 0.0)})
-        parts = [DeploymentParts(model, chip, 4, engine, plan, chip.topology) for plan in plans]
+        topology = others.get("topology", chip.topology)
+        parts = [DeploymentParts(model, chip, 4, engine, plan, topology) for plan in plans]
         if drafter := others.get("drafter"):
             parts[0] = replace(parts[0], speculation=speculate(3, drafter=drafter))
         overrides = (LimitOverrides(token_budget=48), LimitOverrides())
@@ -74,6 +76,28 @@ def test_visits_take_the_closed_form(pools, transfer, micro_batches):
         for work in (DECODES, Work(3, 90.0, 5, 1, 100, 22, 4)):
             closed = costs.step(work).time[0]
             assert machine_step(costs, work)[0] == pytest.approx(closed, rel=1e-9)
+
+
+@pytest.mark.parametrize(("kind", "adding"), [(FullyConnected, 1), (Ring, 2)])
+@pytest.mark.parametrize("copies", ["shard", "token"])
+def test_chips_that_sum_add_what_they_receive(pools, kind, adding, copies):
+    """A reduce-scatter adds in all of its phases, and an all-reduce in the first half of them.
+
+    A ring of four sends both ways, so a gather takes two phases.
+    """
+    link, reduction = Link(latency=1e-6, bandwidth=1e9), 3e-6
+    none, some = (
+        pools(
+            FAST.model_copy(update={"copies": copies}),
+            ffn=Plan(tensor=4),
+            topology=kind(link=link, reduction=added),
+        ).costs
+        for added in (0.0, reduction)
+    )
+    (_, block), _ = next(iter(none.layer_kinds.items()))
+    without, time = (costs.ffn.layer_seconds(block, 6)[0] for costs in (none, some))
+    assert time - without == pytest.approx(adding * reduction, rel=1e-9)
+    assert machine_step(some)[0] == pytest.approx(some.step(DECODES).time[0], rel=1e-9)
 
 
 @pytest.mark.parametrize("transfer", [SLOW, FAST])

@@ -89,13 +89,13 @@ def mine(old: str, new: str) -> None:
         ),
         (
             "show chip h100-smx",
-            "'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm', 'h800-sxm', "
+            "got 'h100-smx'; expected one of the catalogue's chips; did you mean 'h100-sxm', 'h800-sxm', "
             "'h200-sxm'?",
         ),
         ("show chip nope.yaml", "nope.yaml: no such file"),
         (
             "show engine groq",
-            "'groq' is not among the catalogue's engines; did you mean 'groq-compiler'?",
+            "got 'groq'; expected one of the catalogue's engines; did you mean 'groq-compiler'?",
         ),
         ("show engine", "Missing argument 'NAME|FILE'; try sramsim show -h"),
         ("show chip ./", "./: is a directory; expected a file"),
@@ -134,11 +134,11 @@ def mine(old: str, new: str) -> None:
         ),
         (
             "show scenario flee",
-            "'flee' is not among the catalogue's scenarios; did you mean 'fleet'?",
+            "got 'flee'; expected one of the catalogue's scenarios; did you mean 'fleet'?",
         ),
         (
             "new my --from flee",
-            "'flee' is not among the catalogue's scenarios; did you mean 'fleet'?",
+            "got 'flee'; expected one of the catalogue's scenarios; did you mean 'fleet'?",
         ),
         ("new mine", "new: got mine.yaml, which exists; expected a new name; try another one"),
         ("new mine.yaml", "new: got mine.yaml, which exists; expected a new name; try another one"),
@@ -217,7 +217,7 @@ def test_an_empty_name_or_one_of_two_lines_is_an_error(refusal):
         ("a\nb.yaml", "a b.yaml: no such file"),
         (
             "does-not-fi",
-            "'does-not-fi' is not among the catalogue's scenarios; did you mean 'does-not-fit'?",
+            "got 'does-not-fi'; expected one of the catalogue's scenarios; did you mean 'does-not-fit'?",
         ),
     ],
 )
@@ -243,7 +243,7 @@ def test_a_name_too_long_for_a_file_is_not_there(refusal):
         (
             "kind: poisson",
             "kind: poison",
-            "3: 'poison' is not a kind of workload; did you mean 'poisson'?",
+            "3: got 'poison'; expected a kind of workload; did you mean 'poisson'?",
         ),
         (
             "requests: 3",
@@ -268,7 +268,7 @@ def test_a_name_too_long_for_a_file_is_not_there(refusal):
         (
             "model: llama-2-7b",
             "model: lama-2-7b",
-            "2: 'lama-2-7b' is not among the catalogue's models; did you mean 'llama-2-7b'",
+            "2: got 'lama-2-7b'; expected one of the catalogue's models; did you mean 'llama-2-7b'",
         ),
         (
             "    chip: h100-sxm\n",
@@ -278,7 +278,7 @@ def test_a_name_too_long_for_a_file_is_not_there(refusal):
         (
             "h100-sxm",
             "h100-smx",
-            "6: 'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm', ",
+            "6: got 'h100-smx'; expected one of the catalogue's chips; did you mean 'h100-sxm', ",
         ),
         (
             "engine: ideal",
@@ -397,7 +397,7 @@ def test_numbers_beyond_what_can_be_are_refused_by_every_command(
             "workload.rate=2",
             "--set workload.rate: got 2 without a unit; try '2 request/s'",
         ),
-        ("model=xyz", "--set model: 'xyz' is not among the catalogue's models; there are "),
+        ("model=xyz", "--set model: got 'xyz'; expected one of the catalogue's models; there are "),
     ],
 )
 def test_an_error_in_an_assignment_names_the_assignment(refusal, assignment, message):
@@ -435,7 +435,7 @@ def test_of_several_files_the_wrong_one_is_named(sramsim):
         (
             "kind: roofline",
             "kind: roof",
-            "chips/card.yaml:7: 'roof' is not a kind of compute; did you mean 'roofline'?",
+            "chips/card.yaml:7: got 'roof'; expected a kind of compute; did you mean 'roofline'?",
         ),
         (
             "kind: roofline",
@@ -445,7 +445,7 @@ def test_of_several_files_the_wrong_one_is_named(sramsim):
         (
             "kind: switch",
             "kind: hexagon",
-            "chips/card.yaml:9: 'hexagon' is not a kind of topology; choose from ",
+            "chips/card.yaml:9: got 'hexagon'; expected a kind of topology; choose from ",
         ),
         ("memory:", "memory: [", "chips/card.yaml:7: YAML: "),
     ],
@@ -1026,7 +1026,7 @@ def test_a_stdout_that_is_full_is_one_line_and_status_2(words):
     with open("/dev/full", "w") as full:
         ended = process(*words.split(), capture_output=False, stdout=full, stderr=subprocess.PIPE)
     reason = (
-        "'nope' is not among the catalogue's scenarios; "
+        "got 'nope'; expected one of the catalogue's scenarios; "
         if "nope" in words
         else "stdout: No space left on device\n"
     )

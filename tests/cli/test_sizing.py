@@ -5,8 +5,8 @@ import json
 import pytest
 
 import sim
-from sim.cli.sizing import read_tokens, read_tpot
-from sim.cost.plan import Plan
+from sim.cli.sizing import precision_plan, read_tokens, read_tpot
+from sim.cost.plan import Plan, WeightFormat
 from sim.planning.loaded_speed import loaded_tpot
 
 
@@ -114,8 +114,14 @@ def test_a_path_is_written_relative_to_the_scenario(sramsim, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("size lama-2-70b h100", "'lama-2-70b' is not among the catalogue's models; did you mean"),
-        ("size llama-2-70b h10", "'h10' is not among the catalogue's chips; did you mean 'h100'"),
+        (
+            "size lama-2-70b h100",
+            "got 'lama-2-70b'; expected one of the catalogue's models; did you mean",
+        ),
+        (
+            "size llama-2-70b h10",
+            "got 'h10'; expected one of the catalogue's chips; did you mean 'h100'",
+        ),
         ("size llama-2-70b h100 --context x", "--context: got 'x'; expected a number of tokens"),
         (
             "size llama-2-70b h100 --context 32k",
@@ -127,9 +133,11 @@ def test_a_path_is_written_relative_to_the_scenario(sramsim, tmp_path):
         ),
         ("size llama-2-70b h100 --tpot 1ms", "tpot: got 1 ms; expected at least "),
         ("size llama-2-70b h100 --kv int9", "--kv: got 'int9'; expected fp32, bf16,"),
+        ("size llama-2-70b h100 --kv nvfp4", "--kv: got 'nvfp4'; expected fp32, bf16,"),
         (
-            "size llama-2-70b groq-lpu-v1 --engine groq-compiler --weights fp4",
-            "llama-2-70b on groq-lpu-v1: engine groq-compiler has no efficiencies for 4-bit",
+            "size llama-2-70b groq-lpu-v1 --engine groq-compiler --weights nvfp4",
+            "llama-2-70b on groq-lpu-v1: engine groq-compiler: got 4-bit weights (nvfp4); expected"
+            " 8 or 16, as in its",
         ),
         (
             "size llama-3.1-405b h100",
@@ -159,6 +167,23 @@ def test_a_tensor_degree_that_engines_refuse_is_warned_of(sramsim, command):
     status, _, err = sramsim(command, "llama2-70b-lpu-vs-h100", *words)
     assert status == 0
     assert "h100x8: warning: tensor 7 does not divide 64 attention heads: GPU engines such" in err
+
+
+@pytest.mark.parametrize("name", list(WeightFormat))
+def test_size_takes_every_format_that_a_plan_takes(name):
+    assert precision_plan(name, None, None) == Plan(weights=name, head=name)
+
+
+def test_block_scales_need_chips(sramsim, tmp_path):
+    """4.5 bits instead of 4: an eighth more weights, in the scenario that is written as well."""
+    words = ("size", "llama-2-70b", "groq-lpu-v1", "--engine", "ideal", "--json", "--weights")
+    chips = {}
+    for name in ("fp4", "nvfp4"):
+        status, out, _ = sramsim(*words, name, "--out", f"{name}.yaml")
+        chips[name] = json.loads(out)["chips"]
+        assert status == 0
+        assert f"weights: {name}, head: {name}" in (tmp_path / f"{name}.yaml").read_text()
+    assert chips["nvfp4"] / chips["fp4"] == pytest.approx(4.5 / 4, rel=0.03)
 
 
 def test_size_in_code_takes_names():

@@ -246,7 +246,7 @@ def test_a_fleet_costs_what_its_members_cost():
         ),
         (
             "economics.hosting=us-colo",
-            "'us-colo' is not a known hosting; did you mean 'us-colocation'?",
+            "got 'us-colo'; expected a known hosting; did you mean 'us-colocation'?",
         ),
         ("economics.hosting=200 USD/kW", "got '200 USD/kW'; expected a quantity in USD/J"),
         ("economics.electricity=us-industrial", "expected one of hosting and electricity"),

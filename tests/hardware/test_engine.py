@@ -58,7 +58,7 @@ def test_bits_that_an_engine_was_not_fitted_for_are_refused_with_those_it_was():
     half = engine(id="half", memory_efficiency={"16": 1.0, "8": 1.0, "4": 1.0})
     with pytest.raises(
         ValueError,
-        match=r"engine half has no efficiencies for 4-bit weights \(int4\); it has 16, 8",
+        match=r"engine half: got 4-bit weights \(int4\); expected 8 or 16, as in its eff",
     ):
         half.efficiencies("int4")
 

@@ -147,9 +147,12 @@ def refusal(content: str | bytes, *assignments: str, name: str = "lamp.yaml") ->
         ("bulb: 3", "bulb: got 3; expected a mapping"),
         (
             "bulb: warm-whit",
-            "'warm-whit' is not among the catalogue's bulbs; did you mean 'warm-white'?",
+            "got 'warm-whit'; expected one of the catalogue's bulbs; did you mean 'warm-white'?",
         ),
-        ("bulb: xyz", "'xyz' is not among the catalogue's bulbs; there are cold-white, warm-white"),
+        (
+            "bulb: xyz",
+            "got 'xyz'; expected one of the catalogue's bulbs; there are cold-white, warm-white",
+        ),
         ("spares: [warm-white, 3]", "spares.1: got 3; expected a mapping"),
         (
             "spares: [warm-white, {}]",
@@ -162,8 +165,8 @@ def refusal(content: str | bytes, *assignments: str, name: str = "lamp.yaml") ->
         ("shade: 3", "shade: got 3; expected a mapping"),
         ("shade: {layers: 2}", "shade: got no kind of shade; expected one of paper"),
         ("shade: {kind: 3}", "shade: got no kind of shade; expected one of paper"),
-        ("shade: {kind: papper}", "'papper' is not a kind of shade; did you mean 'paper'?"),
-        ("shade: {kind: silk}", "'silk' is not a kind of shade; choose from paper"),
+        ("shade: {kind: papper}", "got 'papper'; expected a kind of shade; did you mean 'paper'?"),
+        ("shade: {kind: silk}", "got 'silk'; expected a kind of shade; choose from paper"),
         (
             "shade: {kind: paper}",
             "shade.layers: got nothing; expected a value, since it has no default",
@@ -212,8 +215,14 @@ FOLLOWED = "more than 100000 values, or nested too deep: aliases that multiply?"
             "1: YAML: found incompatible YAML document",
         ),
         ("power: 5 W\n\0", "2: YAML: the character #x0000 is not allowed"),
-        (b"power: 5 W\nname: caf\xe9\n", "2: not a UTF-8 text"),
-        ("power: 5 W\n".encode("utf-16"), "1: not a UTF-8 text"),
+        (
+            b"power: 5 W\nname: caf\xe9\n",
+            "2: got the byte 0xe9; expected a text in UTF-8; try converting the file",
+        ),
+        (
+            "power: 5 W\n".encode("utf-16"),
+            "1: got the byte 0xff; expected a text in UTF-8; try converting the file",
+        ),
         ("#" * 10_000_001, "1: got a larger file; expected 10 MB at most"),
         (BOMB, f"1: {FOLLOWED}"),
         ("power: 5 W\nparts: &a {a: *a}\n", f"2: {FOLLOWED}"),
@@ -382,10 +391,13 @@ def test_an_assignment_puts_a_value_in(assignment, field, value):
         ("name.a=2", "--set name.a: got a key below 'name', which is no mapping; expected none"),
         (
             "bulb=warmwhite",
-            "--set bulb: 'warmwhite' is not among the catalogue's bulbs; did you mean 'warm-white'?",
+            "--set bulb: got 'warmwhite'; expected one of the catalogue's bulbs; did you mean 'warm-white'?",
         ),
         ("bulb=nope.yaml", "--set bulb: nope.yaml: no such file"),
-        ("shade={kind: silk}", "--set shade: 'silk' is not a kind of shade; choose from paper"),
+        (
+            "shade={kind: silk}",
+            "--set shade: got 'silk'; expected a kind of shade; choose from paper",
+        ),
     ],
 )
 def test_an_error_in_an_assignment_names_the_assignment(assignment, message):
@@ -515,8 +527,8 @@ def test_a_users_class_is_found_on_the_path(shades, folder, monkeypatch):
             "'typo:Silk': typo cannot be imported: SyntaxError: invalid syntax (typo.py, line 1)",
         ),
         ("os:path", "'os:path': os has no class path that is a Shade"),
-        ("':Silk'", "':Silk' is not a kind of shade; choose from paper"),
-        ("'silks:'", "'silks:' is not a kind of shade; choose from paper"),
+        ("':Silk'", "got ':Silk'; expected a kind of shade; choose from paper"),
+        ("'silks:'", "got 'silks:'; expected a kind of shade; choose from paper"),
     ],
 )
 def test_a_users_class_that_cannot_be_had_is_refused(shades, folder, kind, message):

@@ -294,7 +294,7 @@ def test_a_changed_part_survives_the_way_to_another_process():
         (f"{LP30}0.link.latency=-3 us", "got '-3 us'; expected at least 0"),
         (
             f"{CHIP}like=h100-smx",
-            "'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm', ",
+            "got 'h100-smx'; expected one of the catalogue's chips; did you mean 'h100-sxm', ",
         ),
         (f"{CHIP}like=./nope.yaml", "./nope.yaml: no such file"),
         (
@@ -365,7 +365,7 @@ def test_an_assignment_that_is_wrong_is_refused_in_its_name(assignment, message)
             "9: systems.lpu.chip.memory.sram.capacity: got 3 without a unit; try '3 B'",
         ),
         ("like: lpu, prise: 3 USD", "9: chip has no 'prise'; did you mean 'price'?"),
-        ("like: lpuu", "8: 'lpuu' is not among the catalogue's chips; did you mean 'lpu'?"),
+        ("like: lpuu", "8: got 'lpuu'; expected one of the catalogue's chips; did you mean 'lpu'?"),
         ("like: 7", "8: like: got 7; expected a name among "),
         ("like: lpu, price.x: 3", "9: got a key below 'price', which is no mapping; expected none"),
         ("like: lpu, topology.levels.0.chips: 3", "9: dragonfly has no 'levels'; it has "),
@@ -648,7 +648,7 @@ def test_a_point_that_changes_what_is_not_there_is_a_row_with_its_error():
 
 ERRORS = (
     "chip has no 'prise'; did you mean 'price'?",
-    "'nope' is not among the catalogue's chips; ",
+    "got 'nope'; expected one of the catalogue's chips; ",
 )
 
 

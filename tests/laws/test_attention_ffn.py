@@ -554,7 +554,7 @@ def test_the_chips_of_a_shard_gather_its_tokens_and_its_results(pools):
     (block,) = costs.layout.model.distinct
     copies = SLOW.copies_of(costs.layout, block)
     gathers = costs.rows.collectives.of_block(block, 8, 0)
-    assert [gather.operation for gather in gathers] == ["all_gather"] * 2
+    assert [gather.name for gather in gathers] == ["all_gather", "reduce_scatter"]
     numbers = copies * 8 / 2 * costs.layout.model.hidden_size
     assert [gather.nbytes for gather in gathers] == pytest.approx([numbers, 2 * numbers])
     assert {group for gather in gathers for group in gather.groups} == {range(2), range(2, 4)}

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from sim.hardware.chip import Compute
 from sim.planning.deployment import DeploymentParts, deploy
 from sim.planning.single_request import time_single_request
 from sim.scenario.layout import deploy_fitting
+from sim.scenario.sources import as_scenario
 from sim.serving.service import serve
 from sim.workload.requests import RequestBatch
 
@@ -204,3 +206,29 @@ def make_scenario_json(sramsim):
         return json.loads(printed)["systems"]
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("engine", "plan", "more", "expected"),
+    [
+        ("token_budget: 3 token", "", "", "systems.lpu.engine: got groq-compiler with token_budget 3 token; expected at most 2"),
+        ("token_budget: 2 token", "", "", ""),
+        ("small_chip: {below: 1 TB, max_sequences: 4, token_budget: 3 token}", "", "", "systems.lpu.engine: got groq"),
+        ("token_budget: 6 token", "", "speculate: {method: mtp, tokens: 2, acceptance: 0.5}", ""),
+        ("token_budget: 1 token", "attention_data: 4, tensor: 2", "", "expected none, since engine groq-compiler takes 2 token a beat for its 4 ranks together; try"),
+        ("token_budget: 1 token, limits_per: replica", "attention_data: 4, tensor: 2", "", ""),
+        ("exposed: 0", "", "token_budget: 3 token", "systems.lpu.token_budget: got 3 token; expected at most 2"),
+    ],
+)  # fmt: skip
+def test_no_token_budget_is_cut_to_a_beat_silently(engine, plan, more, expected):
+    """A budget above the beat is refused: the engine's, that for small chips, and the system's."""
+    text = f"{{chip: groq-lpu-v1, chips: 72, engine: {{like: groq-compiler, tokens_per_beat: 2 token, {engine}}}"
+    system = yaml.safe_load(f"{text}, plan: {{weights: int8, {plan}}}, {more}}}")
+    requests = {"kind": "poisson", "rate": "1 request/s", "requests": 9, "prompt": "9 token", "output": "9 token"}  # fmt: skip
+    scenario = {"model": "llama-3.1-8b", "workload": requests, "systems": {"lpu": system}}
+    if expected:
+        with pytest.raises(sim.ScenarioError) as error:
+            as_scenario(scenario)
+        assert expected in str(error.value)
+    else:
+        as_scenario(scenario)

@@ -24,6 +24,7 @@ from sim.serving.policy import (
     ring,
     steady,
 )
+from sim.serving.scheduler import Scheduler
 from sim.serving.service import serve
 from sim.workload.requests import HASH_BLOCK, RequestBatch
 
@@ -181,6 +182,51 @@ def test_a_pipeline_takes_few_decisions_under_preemption_and_deadlines(deploymen
     finally:
         deployment.costs.parts = parts
     assert len(sent) == 2
+
+
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from([0, 0, 1, None]), st.sampled_from([1, 2, 5]),
+    st.sampled_from([Plan(), Plan(pipeline=3, slots=1)]),
+)  # fmt: skip
+@settings(max_examples=40)
+def test_a_queue_is_full_as_if_every_step_were_chosen_by_itself(
+    deployments, seed, most, every, plan
+):
+    """Requests of a replica with little KV, on whose admission without a queue its free KV decides."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 12))
+    requests = RequestBatch(
+        np.cumsum(rng.uniform(0, 3e-3, n)), rng.integers(1, 40, n), rng.integers(1, 60, n)
+    )
+    deployment = deployments(plan)
+    limits = replace(deployment.limits, kv_tokens=int(rng.integers(60, 200)))
+    policies = Policies(reserve=False, max_waiting=most, receive_every=every)
+
+    def served(leap=True):
+        return serve(requests, deployment.costs, limits, policies=policies, leap=leap)
+
+    leap, step = served(), served(leap=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scheduler, "steps_until_change", lambda scheduler, batch: 1)
+        single = served()
+    for rows in (leap, step):
+        assert rows.reason == single.reason
+        assert rows.kv_peak == single.kv_peak
+        np.testing.assert_allclose(rows.last_token, single.last_token, rtol=1e-9)
+
+
+@pytest.mark.parametrize("step", [2, 20, 40])
+def test_a_request_that_fits_now_is_not_refused_for_tokens_to_come(deployments, step):
+    """In its step k a prompt of 10 tokens holds 10 + k. Another one of 30 fits up to k = 20 of 60 tokens."""
+    deployment = deployments(Plan())
+    limits = replace(deployment.limits, kv_tokens=60)
+    alone = serve(listed([(0.0, 10, 50)]), deployment.costs, limits)
+    length = (alone.last_token[0] - alone.first_token[0]) / 49
+    requests = listed([(0.0, 10, 50), (alone.first_token[0] + (step - 0.5) * length, 30, 1)])
+    rows = serve(
+        requests, deployment.costs, limits, policies=Policies(reserve=False, max_waiting=0)
+    )
+    assert (rows.reason[1] == "the queue of 0 is full") == (step > 20)
 
 
 def undeclared(state):

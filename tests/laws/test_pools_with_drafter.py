@@ -45,7 +45,7 @@ def drafted(parts):
         sharing, own = PoolSharing(micro_batches, transfer), (LIMITS, LimitOverrides())
         pools = deploy_with_ffn(parts[0], parts[1], sharing, LENGTHS, own)
         other = (drafter or parts[2], replace(LIMITS, **limits))
-        return add_drafter(pools, other, DraftExchange(link, groups), LENGTHS, None)
+        return add_drafter(pools, other, DraftExchange(link, groups), LENGTHS, LimitOverrides())
 
     return make
 

@@ -351,6 +351,15 @@ def test_the_chips_that_draft_hold_the_drafter_and_limit_the_sequences(drafted, 
     assert 43 <= peak[0] <= 100
 
 
+def test_the_engine_of_the_drafter_limits_the_sequences_too(drafted, lossy):
+    """Both run all sequences. With limits for each rank, as many as all ranks run."""
+    few = lossy.model_copy(update={"max_sequences": 3})
+    assert drafted().limits.sequences > 6
+    assert drafted(engine=few).limits.sequences == 3
+    ranks = Plan(tensor=1, attention_data=2)
+    assert drafted(engine=few, draft_plan=ranks).limits.sequences == 6
+
+
 def test_both_parts_work_as_much_as_a_local_drafter(drafted, serve_on):
     """Without prompts beside decodes, FLOPs and bytes add up to those on equal chips."""
     deployment = drafted()

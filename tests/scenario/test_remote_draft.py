@@ -45,9 +45,9 @@ DRAFT = "named.speculate.draft."
 INLINE = "{chip: l40s, chips: 2, engine: tensorrt-llm, plan: {tensor: 2}}"
 FAULTS = "{chips_per_node: 2, chip: {rate: 1e-3 failure/h}, spares: 1, repair: 24 h, detection: 10 min, horizon: 1 month, samples: 10}"
 REFUSED = {
-    "named.speculate.draft.system=large": "'large' is no system; there are plain, small, local",
-    "named.speculate.draft.system=named": "'named' is no other system with chips of one kind",
-    "named.speculate.draft.system=both": "'both' is no other system with chips of one kind",
+    "named.speculate.draft.system=large": "got 'large'; expected another system with chips of one kind; there are plain, small, local",
+    "named.speculate.draft.system=named": "got 'named'; expected another system with chips of one kind",
+    "named.speculate.draft.system=both": "got 'both'; expected another system with chips of one kind",
     "named.speculate.draft.system=local": "system local: got speculate, which is not simulated for a",
     "small.max_sequences=4": "draft.system: system small: got max_sequences, which is not simulated",
     "small.model=llama-3.1-8b": "draft.system: system small: got model llama-3.1-8b; expected the",
@@ -70,6 +70,8 @@ REFUSED = {
     "small.plan.slots=2": "draft.system.plan.slots: got 2; expected none, since a drafter has the",
     "named.plan={tensor: 2, slots: 2}": "plan.slots: got 2; expected 1 with a drafter on other chips;",
     "small.kv_tokens=1000 token|named.kv_tokens=2000 token": "named.kv_tokens: got 2000 token; expec",
+    "small.engine={like: tensorrt-llm, max_sequences: 8}|named.max_sequences=9": "named.max_sequences: got 9; expected at most 8, since the drafter's engine tensorrt-llm runs 8; try 8",
+    f"{DRAFT}system={{chip: l40s, chips: 2, engine: {{like: tensorrt-llm, tokens_per_beat: 2 token}}}}": "system.engine: got tensorrt-llm with token_budget 8192 token; expected none, since",
     f"{DRAFT}system={{like: small}}": "draft-system has no 'like'",
     f"{DRAFT}system={{chip: l40s, chips: 2, engine: tensorrt-llm, policy: continuous}}": "draft-system h",
     f"{DRAFT}system={{chip: rtx-4090, chips: 1, engine: vllm, memory_fraction: 0.05}}": "that draft does",

@@ -573,7 +573,7 @@ FLEET = "mine.yaml:9"
         ),
         (
             "{lpu: 1}, router: nearest",
-            f"{FLEET}: 'nearest' is not a router; choose from least-loaded, prefix-aware, round-robin",
+            f"{FLEET}: got 'nearest'; expected a router; choose from least-loaded, prefix-aware, round-robin",
         ),
         (
             "{lpu: 1, other: 2}",
@@ -648,7 +648,10 @@ def test_a_users_policies(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("key", "reason"),
     [
-        ("policy=prefill", "'prefill' is not a batching policy; did you mean 'prefill-first'?"),
+        (
+            "policy=prefill",
+            "got 'prefill'; expected a batching policy; did you mean 'prefill-first'?",
+        ),
         ("policy=my_policies:none", "'my_policies:none': my_policies has no function none"),
         (
             "order=no_such_module:f",

@@ -8,6 +8,7 @@ import pytest
 import sim
 from sim.inputs.key_paths import replaced
 from sim.results.frames import COUNT_COLUMNS, METRIC_COLUMNS, TEXT_COLUMNS
+from sim.scenario.sources import yaml_text
 
 CARD = {
     "chip": "h100-sxm",
@@ -40,8 +41,6 @@ def swept():
 
 
 def test_a_mapping_is_run_as_a_file_with_the_same_content(result, tmp_path):
-    from sim.scenario.sources import yaml_text
-
     (tmp_path / "mine.yaml").write_text(yaml_text(SCENARIO))
     of_file = sim.run(tmp_path / "mine.yaml")
     assert result.as_json() | {"scenario": "mine"} == of_file.as_json()
@@ -185,6 +184,34 @@ def test_a_plan_and_a_capacity_take_the_same_sources(result):
     assert row["max_goodput_rate"] == capacity.systems["card"].best.goodput
     assert row["energy.joules_per_token"] > 0
     assert row["economics.usd_per_mtok"] > 0
+
+
+@pytest.mark.parametrize("name", ["run", "plan", "check", "capacity", "search_plans", "sweep"])
+def test_a_function_takes_every_source(name, tmp_path, monkeypatch):
+    """A path, a mapping, a scenario or a name, with equal changes: all fail at the changed key."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(yaml_text(SCENARIO))
+    sources = Path("mine.yaml"), "mine.yaml", SCENARIO, sim.read("mine.yaml")
+    for source in (*sources, "llama3-8b-lpu-vs-h100"):
+        with pytest.raises(sim.ScenarioError, match="argument workload__rate: got 4 without"):
+            getattr(sim, name)(source, workload__rate=4)
+
+
+def test_a_check_lays_out_every_source():
+    (members,) = sim.check(SCENARIO, systems__card__chips=2, systems__card__plan__tensor=2).values()
+    assert members["card"].deployment.chips == 2
+
+
+def test_a_sweep_says_in_labels_what_is_changed(tmp_path):
+    """As with `--set` and in `sim.run`."""
+    card = {**CARD, "chips": 4, "label": "one card", "plan": {**CARD["plan"], "tensor": 4}}
+    swept = sim.sweep(
+        {**SCENARIO, "systems": {"card": card}},
+        over={"workload.rate": ["1 request/s"]},
+        systems__card__chips=8,
+        systems__card__plan__tensor=8,
+    )
+    assert swept.table["label"].to_list() == ["one card (now 8 chips)"]
 
 
 def test_a_capacity_takes_a_plan_that_is_searched():

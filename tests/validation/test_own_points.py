@@ -106,7 +106,7 @@ BAD = (
 )
 REASONS = [
     "mine.csv:1: column 'color' is not used",
-    "mine.csv:3: model: 'llama-3.2-9b' is not among the catalogue's models; did you mean",
+    "mine.csv:3: model: got 'llama-3.2-9b'; expected one of the catalogue's models; did you mean",
     "mine.csv:4: concurrency: got 'many'; expected a whole number above 0; row left out",
     "mine.csv:5: tpot_ms: got nothing, and no ttft_ms; expected one of them; row left out",
 ]

@@ -203,16 +203,16 @@ def test_compressed_files_are_read_as_plain_ones(file, command):
     assert unpacked.arrival.tolist() == plain.arrival.tolist()
     assert unpacked.hash_ids == plain.hash_ids
     hint = "expected a text, compressed once; try decompressing it"
-    damaged = "recorded: got a compressed file that is damaged, or holds no text"
+    damaged = "recorded:1: got a compressed file that is damaged, or holds no text"
     assert refused(file(packed[:-9])) == f"{damaged}; {hint}"
     twice = refused(file(compress(input=packed).stdout))
     assert (
         twice
-        == f"{damaged if command == 'zstd' else 'recorded: got a file that is compressed twice'}; {hint}"
+        == f"{damaged if command == 'zstd' else 'recorded:1: got a file that is compressed twice'}; {hint}"
     )
     assert (
         refused(file(compress(input=b"").stdout))
-        == "recorded:1: got an empty file; expected a trace with requests"
+        == "recorded:1: got an empty file; expected a trace with requests; try another path"
     )
 
 
@@ -412,14 +412,14 @@ def vllm(**changes: object) -> str:
         (HEADER, "recorded:1: got a trace without answered requests"),
         (
             "when,what\n1,2\n",
-            "recorded:1: 'when,what' is not a known trace; expected one of CSV of Azure (TIMESTAMP,",
+            "recorded:1: got 'when,what'; expected one of CSV of Azure (TIMESTAMP,",
         ),
         (
             "TIMESTAMP,ContextTokens\n1,2\n",
-            "recorded:1: 'TIMESTAMP,ContextTokens' is not a known trace",
+            "recorded:1: got 'TIMESTAMP,ContextTokens'; expected one of",
         ),
-        ('{"a": 1}\n', "recorded:1: '{\"a\": 1}' is not a known trace"),
-        ('{"a": 1}\n{"a": 2}\n', "recorded:1: '{\"a\": 1}' is not a known trace"),
+        ('{"a": 1}\n', "recorded:1: got '{\"a\": 1}'; expected one of"),
+        ('{"a": 1}\n{"a": 2}\n', "recorded:1: got '{\"a\": 1}'; expected one of"),
         ("\x00\x01\x02", "recorded:1: "),
         (
             f"{HEADER}\n{FIRST}\n2023-11-16 18:15:50.9951690,396\n",
@@ -483,7 +483,10 @@ def vllm(**changes: object) -> str:
             BURSTGPT + "200,GPT-4,417,-1,417,API log\n",
             "recorded:5: Response tokens: got '-1'; expected",
         ),
-        (f"{ROW}\n{NEXT[:-5]}\n", "recorded:2: JSON: "),
+        (
+            f"{ROW}\n{NEXT[:-5]}\n",
+            'recorded:2: got \'{"timestamp": 30500, "input_length": 512, "output_length"...\', which is no JSON: ',
+        ),
         (f"{ROW}\n[1, 2]\n", "recorded:2: got '[1, 2]'; expected a mapping with timestamp"),
         (
             f"{ROW}\n{NEXT.replace('output_length', 'output')}\n",
@@ -538,7 +541,7 @@ def vllm(**changes: object) -> str:
         ),
         (
             json.dumps({"backend": "sglang", "dataset_name": "random", "mean_ttft_ms": 5.0}),
-            "recorded:1: got a summary without requests; sglang.bench_serving saves no times",
+            "recorded:1: got a summary without requests; expected times of sending; sglang.bench_serving saves no times",
         ),
         (
             json.dumps([{"hw": "h200", "tput_per_gpu": 900.0, "mean_ttft": 0.5}]),
@@ -550,18 +553,24 @@ def vllm(**changes: object) -> str:
         ),
         (
             f"{ROW}\n{NEXT.replace('[0]', '[0.5]')}\n",
-            "recorded:2: hash_ids: expected a list of whole numbers",
+            "recorded:2: hash_ids: got [0.5]; expected a list of whole numbers",
         ),
         (
             f"{ROW}\n{NEXT.replace('[0]', 'null')}\n",
-            "recorded:2: got hash_ids for some requests; expected them for all or none",
+            "recorded:2: hash_ids: got them for some requests; expected them for all or none",
         ),
-        ('{"a":' * 100_000, "recorded:1: JSON: "),
+        (
+            '{"a":' * 100_000,
+            'recorded:1: got \'{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"...\', which is no JSON: ',
+        ),
         (
             vllm(ttfts=["0.1", 0.1, 0.1], itls=[[], [], [0.1, 0.1]]),
-            "recorded:2: ttfts and itls: expected a number and a list of numbers",
+            "recorded:2: ttfts and itls: got other values; expected a number and a list of numbers",
         ),
-        (vllm(ttfts="0.1", itls=[]), "recorded:2: ttfts and itls: expected a number and a list"),
+        (
+            vllm(ttfts="0.1", itls=[]),
+            "recorded:2: ttfts and itls: got other values; expected a number and a list",
+        ),
         (
             vllm(start_times=None),
             "recorded:1: start_times: got nothing; expected a list; older vLLM saves none",
@@ -586,7 +595,7 @@ def vllm(**changes: object) -> str:
         (vllm(output_lens=[0, 0, 0]), "recorded:1: got a trace without answered requests"),
         (
             vllm(**ANSWERS | {"ttfts": [0.1]}),
-            "recorded:2: ttfts and itls: expected a number and a list of numbers for each request",
+            "recorded:2: ttfts and itls: got other values; expected a number and a list of numbers for each request",
         ),
         (vllm(**ANSWERS | {"ttfts": [0.1, 0, None]}), "recorded:2: ttfts and itls: "),
         (vllm(**ANSWERS | {"ttfts": [0.1, 0, "soon"]}), "recorded:2: ttfts and itls: "),
@@ -596,21 +605,24 @@ def vllm(**changes: object) -> str:
         (vllm(**ANSWERS | {"itls": [[], [], 0.5]}), "recorded:2: ttfts and itls: "),
         (
             REPLAY.replace("6.5", "4.5"),
-            "recorded:3: expected arrival, first token and last token in this order",
+            "recorded:3: got arrival 5 s, first token 4.5 s and last token 8 s; expected them",
         ),
         (
             REPLAY.replace("8.0", "6.4"),
-            "recorded:3: expected arrival, first token and last token in this order",
+            "recorded:3: got arrival 5 s, first token 6.5 s and last token 6.4 s; expected them",
         ),
         (
             REPLAY.replace("6.5", "soon"),
             "recorded:3: first_token_s: got 'soon'; expected a number of seconds",
         ),
-        (AZURE.encode() + b"\xff\n", "recorded:5: not a UTF-8 text"),
+        (AZURE.encode() + b"\xff\n", "recorded:5: got the byte 0xff; expected a text in UTF-8"),
     ],
 )
 def test_what_is_malformed_is_named_by_its_line(file, text, says):
-    assert refused(file(text)).startswith(says)
+    """At its line, with what is there and what is expected."""
+    error = refused(file(text))
+    assert error.startswith(says)
+    assert re.match(r"recorded:\d+: (\S.*: )?got .*; expected ", error)
 
 
 def test_a_missing_file_is_said_so(tmp_path, monkeypatch):

@@ -599,7 +599,10 @@ def test_kinds_are_read_from_files(tmp_path, text, workload):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("  kind: gama\n", "file.yaml:2: 'gama' is not a kind of workload; did you mean 'gamma'?"),
+        (
+            "  kind: gama\n",
+            "file.yaml:2: got 'gama'; expected a kind of workload; did you mean 'gamma'?",
+        ),
         (
             "  kind: listed\n  requests: []\n",
             "file.yaml:3: workload.requests: got an empty list; expected one request or more",
@@ -617,7 +620,7 @@ def test_kinds_are_read_from_files(tmp_path, text, workload):
         ("  kind: trace\n  path: 5\n", "file.yaml:3: workload.path: got 5; "),
         (
             "  kind: trace\n  synthetic: {kind: closed}\n",
-            "file.yaml:3: 'closed' is not a kind of workload; choose from gamma, poisson",
+            "file.yaml:3: got 'closed'; expected a kind of workload; choose from gamma, poisson",
         ),
     ],
 )

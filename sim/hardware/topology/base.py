@@ -95,29 +95,6 @@ def side_by_side(columns: Sequence[Sequence[Phase]]) -> tuple[Phase, ...]:
     )
 
 
-def mirrored(phases: Sequence[Phase]) -> tuple[Phase, ...]:
-    """Return the reduce-scatter that reverses an all-gather: the last phase first, backwards."""
-    return tuple(
-        tuple(m._replace(source=m.target, target=m.source) for m in phase)
-        for phase in reversed(phases)
-    )
-
-
-def chain_gather(chips: Sequence[int]) -> tuple[Phase, ...]:
-    """Return the all-gather along a chain of n chips, in n-1 phases.
-
-    In each phase a chip passes on what it received last, in both directions.
-    """
-    n = len(chips)
-    return tuple(
-        (
-            *(Message(chips[i], chips[i + 1], 1 / n) for i in range(phase, n - 1)),
-            *(Message(chips[i], chips[i - 1], 1 / n) for i in range(1, n - phase)),
-        )
-        for phase in range(n - 1)
-    )
-
-
 def adding_phases(phases: int) -> int:
     """Return how many phases of an all-reduce add: the first half, with the one in the middle.
 
@@ -147,8 +124,8 @@ def all_to_all_gather(n: int, nbytes: Bytes, channel: Channel) -> Seconds:
     return channel.time(nbytes / n) if n > 1 else 0.0
 
 
-class Topology(Value, ABC):
-    """A way of joining chips."""
+class TopologyKeys(Value):
+    """The keys that every topology has."""
 
     chips: Count | None = Field(
         default=None, description="Number of chips joined; default: those of the replica."
@@ -158,7 +135,7 @@ class Topology(Value, ABC):
     )
     reduction: Seconds = Field(
         default=0.0,
-        description="Extra time of each all-reduce phase that adds: chips read, add and write "
+        description="Extra time of each phase of a sum that adds: chips read, add and write "
         "what they received [s].",
     )
     collective_efficiency: Fraction | dict[str, Fraction] | None = Field(
@@ -175,18 +152,6 @@ class Topology(Value, ABC):
             raise ValueError(f"got {got}; expected numbers of chips, as {{2: 0.6, 8: 0.5}}")
         return shares
 
-    @abstractmethod
-    def route(self, a: int, b: int) -> tuple[Hop, ...]:
-        """Return the hops from chip a to chip b; none if they are the same chip."""
-
-    @abstractmethod
-    def link_of(self, hop: Hop) -> Link:
-        """Return the cable of a hop."""
-
-    @abstractmethod
-    def pair(self, group: range) -> Channel:
-        """Return the channel of each pair of a group while all pairs communicate."""
-
     def collectives_reach(self, chips: int) -> float | None:
         """Return the share of the bandwidth that collectives of so many chips reach.
 
@@ -198,6 +163,22 @@ class Topology(Value, ABC):
             return shares
         sizes = sorted(map(int, shares))
         return shares[str(next((size for size in sizes if size >= chips), sizes[-1]))]
+
+
+class Topology(TopologyKeys, ABC):
+    """A way of joining chips."""
+
+    @abstractmethod
+    def route(self, a: int, b: int) -> tuple[Hop, ...]:
+        """Return the hops from chip a to chip b; none if they are the same chip."""
+
+    @abstractmethod
+    def link_of(self, hop: Hop) -> Link:
+        """Return the cable of a hop."""
+
+    @abstractmethod
+    def pair(self, group: range) -> Channel:
+        """Return the channel of each pair of a group while all pairs communicate."""
 
     @property
     def takes_arrays(self) -> bool:
@@ -296,7 +277,8 @@ class Topology(Value, ABC):
             expected = " or ".join(allowed)
             has = ", ".join(dict.fromkeys(algorithm[0] for algorithm in offered))
             raise ValueError(
-                f"the {self.noun()} has no {expected} all-reduce for this group; it has {has}"
+                f"collectives: got {expected}; expected {has}, the all-reduce that the"
+                f" {self.noun()} has for this group; try leaving collectives out"
             )
         fastest: Seconds = reduce(np.minimum, times.values())
         chosen = (way for way, time in times.items() if np.all(time == fastest))
@@ -306,21 +288,34 @@ class Topology(Value, ABC):
         self, group: range, times: Mapping[Algorithm, Seconds]
     ) -> dict[Algorithm, Seconds]:
         """Return the times of `all_reduces`, with those of its additions."""
-        return {way: time + self._additions(group, way) for way, time in times.items()}
+        return {
+            way: time + self._additions("all_reduce", group, way) for way, time in times.items()
+        }
 
-    def _additions(self, group: range, algorithm: Algorithm) -> Seconds:
-        """Return the time of an all-reduce's additions; the second half of its phases has none."""
+    def reduce_scatter(
+        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0
+    ) -> Seconds:
+        """Return the time until every chip has its share of the sum: a gather backwards."""
+        gathered = self.all_gather(group, nbytes, latency, efficiency)
+        return gathered + self._additions("all_gather", group)
+
+    def _additions(self, operation: Operation, group: range, way: Algorithm = ()) -> Seconds:
+        """Return the time of the additions of an all-reduce, or of an all-gather the other way.
+
+        The second half of the phases of an all-reduce has none.
+        """
         if not self.reduction or len(group) == 1:
             return 0.0
         # Equal groups have equally many phases, and their messages may be thousands.
-        key = self.chips, len(group), self.equivalence_key(group), algorithm
+        key = self.chips, len(group), self.equivalence_key(group), operation, way
         if key not in self._adding:
-            self._adding[key] = adding_phases(len(self.messages("all_reduce", group, algorithm)))
+            phases = len(self.messages(operation, group, way))
+            self._adding[key] = adding_phases(phases) if operation == "all_reduce" else phases
         return self.reduction * self._adding[key]
 
     @cached_property
-    def _adding(self) -> dict[tuple[int | None, int, Hashable, Algorithm], int]:
-        """The phases that add, by (chips joined, chips and key of the group, algorithm)."""
+    def _adding(self) -> dict[tuple[int | None, int, Hashable, Operation, Algorithm], int]:
+        """The phases that add, by (chips joined, chips and key of the group, collective)."""
         return {}
 
     def all_reduces(

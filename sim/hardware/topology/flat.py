@@ -1,7 +1,7 @@
 """Chips joined at one level: fully, by a switch, by a bus, in a ring or a line."""
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from itertools import pairwise
 from typing import ClassVar, Self
 
@@ -19,11 +19,32 @@ from sim.hardware.topology.base import (
     Phase,
     Segment,
     Topology,
-    chain_gather,
     everyone_to_everyone,
-    mirrored,
 )
 from sim.units import Bytes, Seconds
+
+
+def mirrored(phases: Sequence[Phase]) -> tuple[Phase, ...]:
+    """Return the reduce-scatter that reverses an all-gather: the last phase first, backwards."""
+    return tuple(
+        tuple(m._replace(source=m.target, target=m.source) for m in phase)
+        for phase in reversed(phases)
+    )
+
+
+def chain_gather(chips: Sequence[int]) -> tuple[Phase, ...]:
+    """Return the all-gather along a chain of n chips, in n-1 phases.
+
+    In each phase a chip passes on what it received last, in both directions.
+    """
+    n = len(chips)
+    return tuple(
+        (
+            *(Message(chips[i], chips[i + 1], 1 / n) for i in range(phase, n - 1)),
+            *(Message(chips[i], chips[i - 1], 1 / n) for i in range(1, n - phase)),
+        )
+        for phase in range(n - 1)
+    )
 
 
 class Unlinked(Topology):

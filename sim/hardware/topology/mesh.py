@@ -17,11 +17,9 @@ from sim.hardware.topology.base import (
     Operation,
     Phase,
     Topology,
-    chain_gather,
-    mirrored,
     side_by_side,
 )
-from sim.hardware.topology.flat import Line, Ring
+from sim.hardware.topology.flat import Line, Ring, chain_gather, mirrored
 from sim.hardware.topology.nested import (
     Level,
     Nested,

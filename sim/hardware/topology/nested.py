@@ -20,10 +20,9 @@ from sim.hardware.topology.base import (
     Segment,
     Topology,
     TopologyField,
-    chain_gather,
     everyone_to_everyone,
-    mirrored,
 )
+from sim.hardware.topology.flat import chain_gather, mirrored
 from sim.units import Bytes, Seconds, longest
 
 # A level of a whole group: its topology, the places that the group takes in it, and the distance
