@@ -7,8 +7,6 @@ from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 import sim
 
 PACKAGE = Path(sim.__file__).parent
@@ -78,18 +76,18 @@ def prose(path):
         yield begun, " ".join(lines)
 
 
-@pytest.mark.parametrize("path", [*MODULES, *FIGURES], ids=name_of)
-def test_sentences_begin_with_their_subject(path):
+def test_sentences_begin_with_their_subject():
     wrong = [
-        f"{line}: {match.group(1)} …"
+        f"{name_of(path)}:{line}: {match.group(1)} …"
+        for path in (*MODULES, *FIGURES)
         for line, text in prose(path)
         for match in OPENINGS.finditer(text)
     ]
     assert wrong == []
 
 
-@pytest.mark.parametrize("path", [*MODULES, *FIGURES], ids=name_of)
-def test_variables_are_named_for_what_they_hold(path):
+def variables(path):
+    """Return the names that a module gives to variables and arguments."""
     tree = tree_of(path)
     keys = {  # a field has the name of its key in files
         field.target
@@ -104,7 +102,12 @@ def test_variables_are_named_for_what_they_hold(path):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node not in keys
     }
     names |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-    assert names & NAMELESS == set()
+    return names
+
+
+def test_variables_are_named_for_what_they_hold():
+    nameless = {name_of(path): variables(path) & NAMELESS for path in (*MODULES, *FIGURES)}
+    assert {name: names for name, names in nameless.items() if names} == {}
 
 
 # The user's errors, and the class that a docstring may name in their place.
@@ -155,9 +158,13 @@ def undocumented_errors(tree, makers):
     ]
 
 
-@pytest.mark.parametrize("path", DOCUMENTED, ids=name_of)
-def test_public_functions_list_the_user_errors_that_they_raise(path):
-    assert undocumented_errors(tree_of(path), error_makers()) == []
+def test_public_functions_list_the_user_errors_that_they_raise():
+    wrong = [
+        f"{name_of(path)}:{error}"
+        for path in DOCUMENTED
+        for error in undocumented_errors(tree_of(path), error_makers())
+    ]
+    assert wrong == []
 
 
 def test_an_error_that_a_helper_makes_is_one_that_the_function_raises():
@@ -185,11 +192,10 @@ def parse(text):
     ]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_modules_are_short(path):
+def test_modules_are_short():
     """Stay under 400 lines, classes under 250."""
-    source = path.read_text()
-    assert len(source.splitlines()) <= 400
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.ClassDef):
-            assert node.end_lineno - node.lineno < 250, node.name
+    for path in MODULES:
+        assert len(path.read_text().splitlines()) <= 400, path
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ClassDef):
+                assert node.end_lineno - node.lineno < 250, (path, node.name)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import shlex
 import subprocess
 import sys
@@ -962,49 +961,47 @@ def test_an_exception_that_cannot_be_is_one_line(sramsim, exception, reason):
 
 
 def process(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return python("-m", "sim", *words, **options)
+
+
+def python(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     settings = {"LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": ""}
     options = {"capture_output": True, "text": True, "env": os.environ | settings} | options
-    return subprocess.run([sys.executable, "-m", "sim", *words], **options)
+    return subprocess.run([sys.executable, *words], **options)
 
 
-def test_an_error_of_a_process_is_one_line_and_status_2():
-    ended = process("check", "mine.yaml", "--set", "model=nope.json")
-    assert (ended.returncode, ended.stdout, ended.stderr) == (
-        2,
-        "",
-        "--set model: nope.json: no such file\n",
-    )
+SEVERAL = """\
+import os, resource, sys
+from sim.cli import main
+
+def end(*words):
+    sys.argv = ["sramsim", *(os.fsdecode(word.encode()) for word in words)]
+    try:
+        main()
+    except SystemExit as ended:
+        return ended.code
+"""  # commands in one process, which imports the simulator once
 
 
-def test_a_process_ends_with_status_0():
-    ended = process("check", "mine.yaml")
-    assert (ended.returncode, ended.stdout, ended.stderr) == (
-        0,
-        "mine.yaml: ok (card on 1 chips)\n",
-        "",
-    )
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing_half_written(folder):
+    """Before the first file, in it, and in the table of 400 requests.
 
-
-def limited(size: int) -> Callable[[], None]:
-    """A disk on which no file grows beyond so many bytes, as on one that is full."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
-@pytest.mark.parametrize(
-    ("words", "size"),
-    [
-        ("run mine.yaml --out out", 0),
-        ("run mine.yaml --out out", 15000),
-        ("sweep mine.yaml --jobs 1 --out out", 2000),
-    ],
-)
-def test_a_disk_that_is_full_is_one_line_and_leaves_nothing_half_written(folder, words, size):
-    """Before the first file, in it, and in the table of 400 requests."""
+    No file grows beyond so many bytes, as on a disk that is full.
+    """
     mine("requests: 3", "requests: 400")
     Path("mine.yaml").write_text(Path("mine.yaml").read_text() + "sweep: {seed: [1]}\n")
-    ended = process(*words.split(), preexec_fn=limited(size))
-    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
-    assert re.fullmatch(r"out(/points)?: cannot be written: File too large\n", ended.stderr)
+    full = """
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+for size, *words in ((0, "run"), (15000, "run"), (2000, "sweep", "--jobs", "1")):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    assert end(*words, "mine.yaml", "--out", f"out{size}") == 2
+"""
+    ended = python("-c", SEVERAL + full)
+    assert (ended.returncode, ended.stdout) == (0, "")
+    reason = "cannot be written: File too large"
+    assert ended.stderr.splitlines() == [
+        f"{place}: {reason}" for place in ("out0", "out15000", "out2000/points")
+    ]
     assert not [
         path
         for path in folder.rglob("*")
@@ -1017,7 +1014,6 @@ def test_a_disk_that_is_full_is_one_line_and_leaves_nothing_half_written(folder,
     "words",
     [
         "run mine.yaml",
-        "schema",
         "--version",
         "check mine.yaml nope",
     ],
@@ -1036,21 +1032,22 @@ def test_a_stdout_that_is_full_is_one_line_and_status_2(words):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-@pytest.mark.parametrize("words", ["run mine.yaml --json --out out", "run nope.yaml"])
-def test_what_cannot_be_said_on_stderr_is_no_reason_to_fail(words):
-    """Closed or full; and nothing that belongs there goes to stdout."""
+@pytest.mark.parametrize(
+    ("words", "status", "lost"),
+    [
+        ("run mine.yaml --json --out out", 0, "closed"),
+        ("run nope.yaml", 2, "closed"),
+        ("run nope.yaml", 2, "full"),
+    ],
+)
+def test_what_cannot_be_said_on_stderr_is_no_reason_to_fail(words, status, lost):
+    """And nothing that belongs there goes to stdout."""
     with open("/dev/full", "w") as full:
-        lost = process(*words.split(), capture_output=False, stdout=subprocess.PIPE, stderr=full)
-    closed = process(
-        *words.split(), capture_output=False, stdout=subprocess.PIPE, preexec_fn=lambda: os.close(2)
-    )
-    assert lost.returncode == closed.returncode == (2 if "nope" in words else 0)
-    assert lost.stdout == closed.stdout
-    assert (
-        (not lost.stdout)
-        if "nope" in words
-        else list(json.loads(lost.stdout)["systems"]) == ["card"]
-    )
+        options = {"stderr": full} if lost == "full" else {"preexec_fn": lambda: os.close(2)}
+        ended = process(*words.split(), capture_output=False, stdout=subprocess.PIPE, **options)
+    assert ended.returncode == status
+    systems = list(json.loads(ended.stdout)["systems"]) if ended.stdout else []
+    assert systems == ([] if status else ["card"])
 
 
 ASCII = [
@@ -1059,32 +1056,29 @@ ASCII = [
 ]
 
 
-@pytest.mark.parametrize(("command", "settings"), [("run", ASCII[0]), ("plan", ASCII[1])])
-def test_names_in_other_scripts_are_question_marks_where_stdout_has_no_letters_for_them(
-    folder, command, settings
-):
-    Path("frühling.yaml").write_text(MINE.replace("  card:", "  kärtchen 卡:"), encoding="utf-8")
-    ended = process(command, "frühling.yaml", env=os.environ | settings)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert "k?rtchen ?" in ended.stdout
-    ended = process("check", "nirgendwo-dä.yaml", env=os.environ | settings)
-    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
-    assert ended.stderr.endswith("no such file\n")
+NAMED = """
+assert end("run", "frühling.yaml", "--out", "größe") == 0
+assert end("compare", "größe", "größe") == 0
+assert end("report", "größe", "-o", "größe/page.html") == 0
+sys.exit(end("check", "nirgendwo-dä.yaml"))
+"""
 
 
 @pytest.mark.slow
-def test_files_in_a_folder_with_such_a_name_are_written_and_read(folder):
-    Path("frühling.yaml").write_text(MINE, encoding="utf-8")
-    for words in (
-        ["run", "frühling.yaml", "--out", "größe"],
-        ["report", "größe", "-o", "größe/page.html"],
-        ["compare", "größe", "größe"],
-    ):
-        ended = process(*words, env=os.environ | ASCII[1])
-        assert (ended.returncode, "Traceback" in ended.stderr) == (0, False)
-    assert (
-        json.loads(Path("größe/result.json").read_text(encoding="utf-8"))["scenario"] == "frühling"
-    )
+@pytest.mark.parametrize("settings", ASCII)
+def test_names_in_other_scripts_are_question_marks_where_stdout_has_no_letters_for_them(
+    folder, settings
+):
+    """Folders with such names are written and read all the same."""
+    Path("frühling.yaml").write_text(MINE.replace("  card:", "  kärtchen 卡:"), encoding="utf-8")
+    (folder / "named.py").write_text(SEVERAL + NAMED, encoding="utf-8")
+    ended = python("named.py", env=os.environ | settings)
+    assert "k?rtchen ?" in ended.stdout
+    assert ended.returncode == 2
+    assert ended.stderr.endswith("no such file\n")
+    assert "Traceback" not in ended.stderr
+    saved = json.loads(Path("größe/result.json").read_text(encoding="utf-8"))
+    assert saved["scenario"] == "frühling"
 
 
 REPLAY = """arrived_at_s,input_tokens,output_tokens,first_token_s,last_token_s
@@ -1160,8 +1154,8 @@ def test_what_cannot_serve_has_its_estimate_all_the_same(sramsim):
 
 
 def test_power_and_prices_are_moved_too(sramsim):
-    _, out, _ = sramsim("sensitivity", "llama2-70b-lpu-vs-h100", "--json")
-    swings = {swing["key"]: swing for swing in json.loads(out)["systems"]["lpu"]["swings"]}
+    _, out, _ = sramsim("sensitivity", "mine.yaml", "--json")
+    swings = {swing["key"]: swing for swing in json.loads(out)["systems"]["card"]["swings"]}
     assert (
         swings["chip.price"]["low"]["usd_per_mtok"] < swings["chip.price"]["high"]["usd_per_mtok"]
     )

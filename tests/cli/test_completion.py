@@ -1,25 +1,10 @@
 """The shell completes names of the catalogue and files, without reading any."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-
-def completions(words: str) -> list[str]:
-    """Return what the shell offers for the last word of a command line."""
-    code = "import sys; from sim.cli import main; sys.argv[0] = 'sramsim'; main()"
-    asked = {
-        "_SRAMSIM_COMPLETE": "complete_bash",
-        "COMP_WORDS": words,
-        "COMP_CWORD": str(len(words.split(" ")) - 1),
-    }
-    run = [sys.executable, "-c", code]
-    return subprocess.run(
-        run, env=os.environ | asked, capture_output=True, text=True, check=True
-    ).stdout.split()
 
 
 @pytest.mark.parametrize(
@@ -34,12 +19,19 @@ def completions(words: str) -> list[str]:
         ("sramsim report o", ["out"]),
     ],
 )
-def test_the_shell_completes_names_and_files(tmp_path, monkeypatch, words, names):
+def test_the_shell_completes_names_and_files(sramsim, tmp_path, monkeypatch, words, names):
+    """The shell asks by three variables what it may offer for the last word of a command line."""
     monkeypatch.chdir(tmp_path)
     for file in ("below/mine.yaml", "out/result.json"):
         Path(file).parent.mkdir()
         Path(file).write_text("")
-    assert completions(words) == names
+    # Otherwise the name of the program would be that of the tests' own, if they began by `-m pytest`.
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", None, raising=False)
+    monkeypatch.setenv("_SRAMSIM_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
+    status, out, _ = sramsim()
+    assert (status, out.split()) == (0, names)
 
 
 def test_help_and_completion_import_nothing_slow():

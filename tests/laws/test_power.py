@@ -117,6 +117,7 @@ def test_no_more_power_than_the_chips_may_draw_and_no_stage_busier_than_the_time
 
 
 @given(st.lists(asked, min_size=1, max_size=12), options)
+@settings(max_examples=30)
 def test_measuring_changes_nothing_of_the_run(served, sent, options):
     whole = served(sent, options)
     part = served(sent, options, measure=Measure(window=(sent[0].arrival, sent[0].arrival + 0.01)))

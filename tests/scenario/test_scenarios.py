@@ -1,6 +1,7 @@
 """Every shipped scenario does what its first line asks; what `run` and `plan` print keeps its contract."""
 
 import functools
+import io
 import json
 import re
 import sys
@@ -8,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from sim import PlanError, plan, read, run
 from sim.cli.app import main
@@ -15,6 +17,7 @@ from sim.cost.program import ComputeOp, program
 from sim.cost.work import Work
 from sim.inputs.names import catalogue_names
 from sim.report.findings import notes
+from sim.report.tables import comparison
 
 REFUSED = {"does-not-fit": "4 chips would do"}
 VERDICTS = {
@@ -51,6 +54,7 @@ SHORTER = {
         "workload.output=32 token",
         "measure.window=[0 s, 9 s]",
     ],
+    "afd-step3": ["workload.output=32 token"],
     "claims/lpx": [
         "order_by=null",
         "workload.requests=9",
@@ -79,10 +83,12 @@ SHORTER = {
     "link-errors": ["workload.requests=24"],
     "long-contexts": ["workload.prompt=2048 token"],
     "lpu-decode-h100-prefill": ["workload.requests=1000"],
+    "pareto": ["workload.requests=100"],
     "spares": [
         f"systems.{name}.faults.samples=60" for name in ("no-spare", "pooled", "one-per-rack")
     ],
     "straggler": ["workload.prompt=2 token", "workload.output=3 token"],
+    "users": ["workload.requests=100"],
 }
 FLAGSHIP = "llama2-70b-lpu-vs-h100"
 STATISTICS = [
@@ -102,11 +108,6 @@ METRICS = [
 ]
 
 
-def shorter(name):
-    """Return the words of a command that cut a scenario as `ran` does."""
-    return [word for change in SHORTER[name] for word in ("--set", change)]
-
-
 @functools.cache
 def ran(name):
     """Run a scenario once, as it stands, or cut short."""
@@ -116,6 +117,13 @@ def ran(name):
 @pytest.fixture(scope="module")
 def flagship():
     return ran(FLAGSHIP)
+
+
+def whole_table(name) -> str:
+    """Return what `run --all` prints of a scenario that has run already, as one line."""
+    console = Console(width=120, file=io.StringIO())
+    console.print(comparison(ran(name).summary, name), markup=False)
+    return " ".join(console.file.getvalue().split())
 
 
 def command(monkeypatch, capsys, *words: str) -> str:
@@ -242,14 +250,14 @@ def tpot(result, name) -> float:
     return result.systems[name].metrics.tpot.median
 
 
-@pytest.mark.parametrize("system", ["lpu", "h100x8"])
-def test_the_flagship_at_chip_fidelity_has_the_same_tpot(system):
+def test_the_flagship_at_chip_fidelity_has_the_same_tpot():
     short = ["workload.requests=1", "workload.output=6 token", "workload.prompt=16 token"]
     stage, chip = (
         run(read(FLAGSHIP, [*short, f"fidelity={fidelity}"])) for fidelity in ("stage", "chip")
     )
-    assert tpot(chip, system) == pytest.approx(tpot(stage, system), rel=1e-9)
-    assert chip.as_json()["systems"][system]["network"]["waited_ms"] == 0
+    for system in ("lpu", "h100x8"):
+        assert tpot(chip, system) == pytest.approx(tpot(stage, system), rel=1e-9)
+        assert chip.as_json()["systems"][system]["network"]["waited_ms"] == 0
 
 
 def test_a_straggler_costs_a_pipeline_a_stage_and_a_group_everything():
@@ -267,7 +275,7 @@ def test_a_straggler_costs_a_pipeline_a_stage_and_a_group_everything():
     assert 1.7 < tpot(result, "h100x8-straggler") / tpot(result, "h100x8") < 2
 
 
-def test_contention_is_slower_than_the_closed_form_and_the_link_is_named(monkeypatch, capsys):
+def test_contention_is_slower_than_the_closed_form_and_the_link_is_named():
     result = ran("contention")
     for metric in ("tpot", "ttft"):
         by_chip, closed = (
@@ -276,9 +284,7 @@ def test_contention_is_slower_than_the_closed_form_and_the_link_is_named(monkeyp
         )
         assert 1.01 < by_chip / closed < 1.5
     assert result.systems["by-chip"].network.links_waited_for[0].link == "bus"
-    assert "chip by chip: messages waited most for the link bus" in " ".join(
-        command(monkeypatch, capsys, "run", "--all", "contention").split()
-    )
+    assert "chip by chip: messages waited most for the link bus" in whole_table("contention")
 
 
 def test_jitter_costs_more_the_more_there_is_and_a_dead_link_more_than_nothing():
@@ -301,18 +307,14 @@ def test_schedulers_differ_as_the_scenario_asks():
     assert result.systems["chunked-prefill"].metrics.preemptions == 0
 
 
-def test_a_fleet_takes_what_neither_of_its_members_can(monkeypatch, capsys):
+def test_a_fleet_takes_what_neither_of_its_members_can():
     result = ran("fleet")
     good = {name: system.metrics.request_goodput for name, system in result.systems.items()}
     assert min(good["by-room"], good["short-to-lpus"]) > 1.3 * max(good["lpus"], good["gpus"])
     rows = result.systems["short-to-lpus"].rows
     tokens = rows.requests.prompt + rows.requests.output
     assert (tokens[rows.replica == 0] <= 1024).all()
-    told = " ".join(
-        command(
-            monkeypatch, capsys, "run", "--all", "fleet", "--set", "workload.requests=1000"
-        ).split()
-    )
+    told = whole_table("fleet")
     assert re.search(r"fleet by length: 576 Groq LPUs served 3\d % of the requests \(median", told)
 
 
@@ -330,7 +332,7 @@ def test_plan_and_check_put_a_fleet_together_from_its_members(monkeypatch, capsy
 SOURCE = "Llama 3 (arXiv 2407.21783): failures of the category GPU"
 
 
-def test_three_pooled_spares_beat_one_in_each_rack(monkeypatch, capsys):
+def test_three_pooled_spares_beat_one_in_each_rack():
     """Simulated as in closed form; what is left are the swaps, and the loading over the host links is the least of them."""
     result = ran("spares")
     found = {name: system.metrics.availability for name, system in result.systems.items()}
@@ -351,9 +353,7 @@ def test_three_pooled_spares_beat_one_in_each_rack(monkeypatch, capsys):
     )
     assert 600 < found["pooled"].faults.swap_s < 600.1
     assert SOURCE in str(result.scenario.origin.sources)
-    told = " ".join(
-        command(monkeypatch, capsys, "run", "--all", "spares", *shorter("spares")).split()
-    )
+    told = whole_table("spares")
     assert "availability, % and its 95 % interval" in told
     assert "99.875" in told
 

@@ -228,18 +228,21 @@ def test_a_capacity_takes_a_plan_that_is_searched():
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
-    [("return 1 / 0", "ZeroDivisionError: division by zero"), ("exit(0)", "SystemExit: 0")],
+    ("line", "told", "jobs"),
+    [
+        ("return 1 / 0", "ZeroDivisionError: division by zero", 1),
+        ("exit(0)", "SystemExit: 0", 1),
+        ("exit(0)", "SystemExit: 0", 2),
+    ],
 )
-def test_an_error_in_the_users_code_is_one_line_of_a_sweep(tmp_path, monkeypatch, line, told):
+def test_an_error_in_the_users_code_is_one_line_of_a_sweep(tmp_path, monkeypatch, line, told, jobs):
     """An exit with status 0 would otherwise end a sweep as if it were complete."""
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(f"def policy(state):\n    {line}\n")
     scenario = replaced(SCENARIO, ["systems", "card", "policy"], "mine:policy")
     rates = {"workload.rate": ["1 request/s", "2 request/s"]}
-    for jobs in (1, 2):
-        (error,) = set(sim.sweep(scenario, over=rates, jobs=jobs).table["error"])
-        assert error == f"mine.py:2: got {told}; try correcting this line"
+    (error,) = set(sim.sweep(scenario, over=rates, jobs=jobs).table["error"])
+    assert error == f"mine.py:2: got {told}; try correcting this line"
 
 
 def test_reprs_are_short(result, swept):
