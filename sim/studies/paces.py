@@ -211,7 +211,7 @@ def first_token(deployment: Deployment, prompt: float, cached: float = 0.0) -> S
     time, unloaded = deployment.costs.pass_times(
         mean_step(deployment, 0, 0.0, chunk, prompt, cached)
     )
-    return (math.ceil(computed / chunk) - 1) * time + unloaded
+    return (computed / chunk - 1) * time + unloaded
 
 
 def mean_step(
