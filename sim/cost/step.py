@@ -140,9 +140,13 @@ class Costs(StepRows):
 
     def seconds(self, work: Work) -> Seconds:
         """Return the seconds that all stages work on a step, with expected loads of experts."""
+        return float(self.stage_seconds(work).sum())
+
+    def stage_seconds(self, work: Work) -> Array:
+        """Return the time of a step with expected loads of experts: float[stage], s."""
         if self.sampled:  # `step` would take draws
-            return float(self._step(work, self.body_with(*self.size(work), ())).time.sum())
-        return float(self.step(work).time.sum())
+            return self._step(work, self.body_with(*self.size(work), ())).time
+        return self.step(work).time
 
     def line(self, work: Work) -> tuple[Seconds, Seconds, int]:
         """Return time, growth and holds of `step` for a layout of one stage, in plain floats.
