@@ -190,15 +190,15 @@ class Scheduler:
     def places(self, batch: MicroBatch) -> int:
         """Return how many more sequences a micro-batch may take: an even share of all admitted.
 
-        With a remainder r, r micro-batches hold one more. Without an even share, requests that come
-        together would pack into one micro-batch, and the stages would wait for it.
+        With a remainder r, r of the `SchedulerLimits.spread` micro-batches hold one more. Otherwise
+        requests that come together would pack into one, and the stages would wait for it.
         """
-        share, more = divmod(self.admission.kv_cache.sequences_used, self.limits.micro_batches)
+        share, more = divmod(self.admission.kv_cache.sequences_used, self.limits.spread)
         others = (other.running for other in self.batches if other is not batch)
         if more and (not share or sum(running > share for running in others) < more):
             share += 1
-        size = self.policies.size
-        return (share if size is None else min(share, size)) - batch.running
+        most = self.policies.size or self.limits.batch_sequences
+        return min(share, most) - batch.running
 
     def steps_until_change(self, batch: MicroBatch) -> int:
         """Return the steps for which nothing changes."""
