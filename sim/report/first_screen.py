@@ -198,7 +198,7 @@ def key_table(rows: Sequence[KeyRow], labels: Sequence[str], first: int, last: i
 
 
 def remarks(summary: RunSummary) -> list[str]:
-    """Return conditions, estimates, verdicts that are not STABLE, and missed SLOs."""
+    """Return conditions, estimates, verdicts that are not STABLE, and SLOs that are missed."""
     lines = conditions_of_numbers(summary)
     for name, system in summary.systems.items():
         lines += estimated_collectives(name, system)
@@ -206,6 +206,8 @@ def remarks(summary: RunSummary) -> list[str]:
         label = system_label(name, system.identity)
         if metrics.verdict != "STABLE" or metrics.unfinished:
             lines += judgement(label, metrics)
+        if system.no_capacity:
+            lines.append(f"{label}: {system.no_capacity}.")
         judged = {"": (summary.slo_percentile, metrics.attainment)}
         for kind, of in (metrics.kinds or {}).items():
             judged[f"{kind} "] = of.slo_percentile, of.attainment

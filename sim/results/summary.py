@@ -122,6 +122,7 @@ class SystemSummary:
     fidelity: 'stage' or 'chip'. network: None at stage fidelity.
     outages: start and end of each time when a replica is down [s]. unloaded: None for a fleet.
     at_capacity: None without an SLO, without a load to vary, or if no load meets the SLO.
+    no_capacity: why no load meets the SLO; None if that is not known.
     """
 
     identity: Annotated[Identity, SPLICED]
@@ -130,6 +131,7 @@ class SystemSummary:
     metrics: Annotated[Metrics, SPLICED]
     costs: Annotated[TokenCosts, SPLICED]
     at_capacity: Annotated[CapacityEstimate | None, OMIT_NONE] = None
+    no_capacity: Annotated[str | None, OMIT_NONE] = None
     outages: Annotated[tuple[tuple[float, float], ...] | None, OMIT_NONE] = None
     unloaded: Annotated[UnloadedRequest | None, OMIT_NONE, Key("lone_request")] = None
 

@@ -12,6 +12,7 @@ first, and the last block of a request goes before those ahead of it.
 Source: vLLM, docs/design/prefix_caching.md.
 """
 
+import itertools
 import math
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Iterator
@@ -98,7 +99,9 @@ class KVCache:
 
     kv_used: tokens that requests hold or have reserved, each shared block once.
     kept: tokens of cached blocks that no request holds; a part of what is free.
-    rank_sequences: sequences of each attention rank. A request joins the rank with the fewest.
+    rank_sequences: sequences of each attention rank. A full share is an equal one.
+    rank_prompts: prompt tokens that each rank has yet to compute. A request joins the rank with the
+        fewest, of those with less than a full share.
     With attention data parallelism, the room is the sum over the ranks.
     Left out: ranks that cache for themselves, and windows of sequences that share a prefix. Also
     the copy of a last block, whose last token is computed again.
@@ -108,7 +111,7 @@ class KVCache:
         self.limits = limits
         self.kv_tokens, self.sequences = limits.kv_tokens, limits.sequences
         self.sequences_used = self.kept = 0
-        self.rank_sequences = [0] * limits.ranks
+        self.rank_sequences, self.rank_prompts = [0] * limits.ranks, [0] * limits.ranks
         self.kv_used: float = 0  # with speculation and preemption, in parts of a token
         self.kv_peak: float = 0
         self.block = limits.kv_block if prefix_caching else 0
@@ -151,8 +154,35 @@ class KVCache:
         Requests after it find the full blocks of its prompt, because they compute theirs later.
         """
         self.sequences_used += 1
-        request.rank = self.rank_sequences.index(min(self.rank_sequences))
+        request.rank = self._next_rank()
         self.rank_sequences[request.rank] += 1
+        cached = self._take_room(request)
+        self.rank_prompts[request.rank] += request.prompt - cached
+        return cached
+
+    def count_prompts(self, prefilling: Iterable[Request]) -> None:
+        """Count the prompt tokens that each rank has yet to compute."""
+        if len(self.rank_prompts) == 1:
+            return  # no other rank to choose
+        self.rank_prompts = [0] * len(self.rank_prompts)
+        for request in prefilling:
+            self.rank_prompts[request.rank] += request.prompt - request.prefilled
+
+    def _next_rank(self) -> int:
+        """Return the rank of the next sequence, which `sequences_used` already counts.
+
+        A step lasts as long as its longest rank. So no rank takes more than an equal share of the
+        sequences, and prompts that come together go to different ranks.
+        Source: vLLM, DPLBAsyncMPClient: a waiting request counts as four running ones.
+        """
+        if len(self.rank_sequences) == 1:
+            return 0
+        share = math.ceil(self.sequences_used / len(self.rank_sequences))
+        loads = zip(self.rank_prompts, self.rank_sequences, itertools.count(), strict=False)
+        return min(load for load in loads if load[1] < share)[2]
+
+    def _take_room(self, request: Request) -> int:
+        """Take the room of an admitted request, and return how many prompt tokens are cached."""
         if not self.block:
             self.grow(request.kv)
             return 0

@@ -39,6 +39,16 @@ class SchedulerLimits:
         """The most tokens of one prompt in a step, which one attention rank computes."""
         return -(-self.token_budget // self.ranks)
 
+    @property
+    def spread(self) -> int:
+        """The micro-batches over which sequences spread: more would only queue."""
+        return min(self.micro_batches, self.fill or self.micro_batches)
+
+    @property
+    def batch_sequences(self) -> int:
+        """The most sequences of a micro-batch."""
+        return -(-self.sequences // self.micro_batches)
+
     def kv_tokens_needed(self, tokens: int) -> int:
         """Return the room of a sequence, counted in tokens of layers without a window.
 

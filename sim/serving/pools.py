@@ -37,7 +37,7 @@ from sim.serving.pool_replicas import (
 from sim.serving.replica import Replica
 from sim.serving.replica_config import Outage, ReplicaConfig, ReplicaWiring
 from sim.serving.request import Request
-from sim.serving.transfer import Interval, KVLinks, PoolConfig, early_parts, prefill_seconds
+from sim.serving.transfer import Interval, KVLinks, PoolConfig, chunk_times, early_parts
 from sim.units import Seconds
 
 
@@ -95,7 +95,7 @@ class PooledFleet(ServingFleet):
         longest_prefill = 0.0
         if pools.transfer.overlap != "none":
             longest = int(rows.requests.prompt.max())
-            longest_prefill = prefill_seconds(configs[0].costs, configs[0].limits, longest)
+            longest_prefill = chunk_times(configs[0].costs, configs[0].limits, longest)[-1]
         self.links = KVLinks(pools.transfer, configs, longest_prefill)
         layout = configs[0].costs.layout  # of all prefill replicas
         self.kv_bytes = cache(partial(prompt_kv_bytes, layout))

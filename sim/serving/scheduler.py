@@ -103,8 +103,8 @@ class Scheduler:
     def schedule_step(self, batch: MicroBatch) -> bool:
         """Choose the work of a micro-batch's next step, and return whether there is any.
 
-        Without prompts it repeats the step until a sequence ends, a window is full, or the KV
-        cache is. Several micro-batches may have chunks of one prompt: stages serve them in order.
+        Without prompts the step repeats until a sequence ends, or a window or the KV cache is full.
+        Several micro-batches may have chunks of one prompt: stages serve them in order.
 
         Raises: UserError if the policy chooses no work, and nothing can change that.
         """
@@ -112,16 +112,16 @@ class Scheduler:
         if prefilling and (prefilling[0].cancelled or prefilling[0].is_prefilled):
             self.join_received(batch)
         batch.preempted = preempted = not self.reserve and self.preempt(batch)
-        running = batch.running
+        running, batch.prefilled = batch.running, []
         if not running and (not prefilling or self.in_flight > self.allowed):
             return False
         decodes, chunk_tokens, ends = True, 0, 0
         if prefilling or not self.steady:
             decodes, chunk_tokens, ends = self.decide(batch)
         batch.work = work = batch.decode_work() if decodes and running else Work()
-        batch.prefilled = []
         if chunk_tokens > 0:
             batch.prefilled = take_chunks(prefilling, work, chunk_tokens, ends, self.limits)
+            self.admission.kv_cache.count_prompts(prefilling)
             batch.received = batch.step + bool(work.decodes)
         if not work.decodes and not work.prompt_tokens:
             if running or self.in_flight == 1:
@@ -188,15 +188,15 @@ class Scheduler:
     def places(self, batch: MicroBatch) -> int:
         """Return how many more sequences a micro-batch may take: an even share of all admitted.
 
-        With a remainder r, r micro-batches hold one more. Without an even share, requests that come
-        together would pack into one micro-batch, and the stages would wait for it.
+        With a remainder r, r of the `SchedulerLimits.spread` micro-batches hold one more. Otherwise
+        requests that come together would pack into one, and the stages would wait for it.
         """
-        share, more = divmod(self.admission.kv_cache.sequences_used, self.limits.micro_batches)
+        share, more = divmod(self.admission.kv_cache.sequences_used, self.limits.spread)
         others = (other.running for other in self.batches if other is not batch)
         if more and (not share or sum(running > share for running in others) < more):
             share += 1
-        size = self.policies.size
-        return (share if size is None else min(share, size)) - batch.running
+        most = self.policies.size or self.limits.batch_sequences
+        return min(share, most) - batch.running
 
     def steps_until_change(self, batch: MicroBatch) -> int:
         """Return the steps for which nothing changes."""

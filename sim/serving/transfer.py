@@ -6,13 +6,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from sim.cost.kv_transfer import kv_layers
-from sim.cost.system_costs import SystemCosts, leave_times
+from sim.cost.system_costs import SystemCosts
 from sim.cost.work import Work
 from sim.inputs.values import Value
 from sim.serving.limits import SchedulerLimits
@@ -191,18 +191,19 @@ def early_parts(
 ) -> EarlyParts:
     """Return the parts in which a prompt's KV cache leaves, some of them during the prefill.
 
-    With n parts and a prefill of time T, the window is min(before, (n - 1) / n * T): the first part
-    leaves when it is computed, but not before the receiver has room.
+    The first part leaves when it is computed, but not before the receiver has room. With n layers
+    and a prefill of time T, the window is min(before, (n - 1) / n * T).
     tokens: those that the prefill computes.
     before: how long before the end of the prefill the receiver had room [s].
     Left out: other work of the prefill replica, which makes T longer.
     """
     if transfer.overlap == "none" or before <= 0:
         return UNDIVIDED
-    chunked = transfer.overlap == "chunks"
-    count = math.ceil(tokens / limits.prompt_budget) if chunked else kv_layers(costs.layout)
-    prefill = prefill_seconds(costs, limits, tokens)
-    return EarlyParts(count, min(before, (count - 1) / count * prefill))
+    leaves = chunk_times(costs, limits, tokens)
+    if transfer.overlap == "chunks":
+        return EarlyParts(len(leaves), min(before, leaves[-1] - leaves[0]))
+    count = kv_layers(costs.layout)
+    return EarlyParts(count, min(before, (count - 1) / count * leaves[-1]))
 
 
 def share_left(parts: EarlyParts, whole: Seconds) -> float:
@@ -215,12 +216,20 @@ def share_left(parts: EarlyParts, whole: Seconds) -> float:
     return max(1 / parts.number, 1 - parts.window / whole) if whole else 1.0
 
 
-def prefill_seconds(costs: SystemCosts, limits: SchedulerLimits, tokens: int) -> Seconds:
-    """Return the time of a prompt's chunks, one after the other, through all stages."""
-    seconds = 0.0
-    budget = limits.prompt_budget
-    for start in range(0, tokens, budget):
+def chunk_times(costs: SystemCosts, limits: SchedulerLimits, tokens: int) -> list[Seconds]:
+    """Return when each chunk of a prompt leaves the last stage, after it alone has begun [s].
+
+    Each stage serves the chunks in order, and in a pipeline several stages compute one prompt.
+    Left out: drawn loads of experts; the expected ones stand for them.
+    """
+    costs = costs.on(replace(costs.layout, expert_seed=None))
+    free, leaves = [0.0] * costs.stages, list[Seconds]()
+    for start in range(0, tokens, limits.prompt_budget):
         work = Work()
-        add_chunk(work, start, min(budget, tokens - start), limits.window)
-        seconds += leave_times(costs, work)[1]
-    return seconds
+        add_chunk(work, start, min(limits.prompt_budget, tokens - start), limits.window)
+        work.rank_prompt = work.prompt_tokens  # of one rank
+        clock, hops = 0.0, costs.hops(costs.layout.ranked(work))
+        for stage, seconds in enumerate(costs.step(work).time):
+            clock = free[stage] = max(clock + float(hops[stage]), free[stage]) + float(seconds)
+        leaves.append(clock)
+    return leaves

@@ -22,6 +22,7 @@ from sim.planning.deployment import Deployment
 from sim.planning.single_request import SingleRequest
 from sim.reliability.availability import simulate_availability
 from sim.reliability.link_errors import expected_retries
+from sim.results.labels import percent_text
 from sim.results.metrics import output_between
 from sim.results.rows import Rows
 from sim.results.statistics import AvailabilityMetrics, ReplayMetrics
@@ -31,7 +32,8 @@ from sim.scenario.pools import link_energy, owned_chips
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.studies.bound import cached_prefix, load_point
-from sim.studies.paces import first_token, loop_of
+from sim.studies.late_requests import LateRequests, first_tokens
+from sim.studies.paces import Paces, first_token, loop_of
 from sim.studies.pool_bound import pools_point
 from sim.studies.typical_request import typical_request
 from sim.units import DAY, Seconds, Watts
@@ -212,6 +214,33 @@ def capacity_estimate(
         load, rate = load + of.copies * point.load, rate + of.copies * point.rate
         tallies[name] = point.tally.scaled(of.copies)
     return _estimate(scenario, members, (load, rate), tallies, availability)
+
+
+def why_no_load(scenario: Scenario, members: Mapping[str, Member]) -> str:
+    """Return why no load meets the SLO: too few requests do even alone, on any member; or ''.
+
+    The prefill pool of two pools decides. Left out: equal requests, and requests of sessions.
+    """
+    workload, slo = scenario.workload, scenario.tightest_slo
+    if slo is None or workload.load_kind is None or workload.chained:
+        return ""
+    request, pools = typical_request(scenario), any(member.pool for member in members.values())
+    if request.sample is None:
+        return ""
+    sample = first_tokens(request.sample) if pools else request.sample
+    best = 0.0, 1.0
+    for name, member in list(members.items())[: 1 if pools else None]:
+        cached = cached_prefix(scenario, name, member)
+        paces = Paces(member.deployment, request, cached, slo, None)
+        shares = LateRequests(paces, sample).at(0.0).shares
+        best = max(best, shares, key=lambda pair: pair[0] / pair[1])
+    share, expected = best
+    if share >= expected:
+        return ""
+    return (
+        f"even alone, about {percent_text(share)} of the requests meet the SLO;"
+        f" expected {percent_text(expected)}"
+    )
 
 
 def _estimate_of_pools(

@@ -2,7 +2,7 @@
 
     load_bound(scenario, members)  # request/s, or users of a closed loop
 
-The bound assumes steps without gaps, prompts of mean length, and no waiting in an open loop. No
+The bound assumes steps without gaps. If all requests are equal, none waits in an open loop. No
 simulated load is higher if all users of a closed loop send equal requests whose prompts fit in one
 step.
 The bound takes a fraction of a second, and a simulated capacity takes many. So searches begin
@@ -19,6 +19,7 @@ from sim.cost.work import Work
 from sim.planning.deployment import Deployment
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
+from sim.studies.late_requests import LateRequests
 from sim.studies.loop_users import served_users, waiting_users
 from sim.studies.paces import Loop, Pace, Paces, loop_of, mean_step
 from sim.studies.typical_request import TypicalRequest, typical_request
@@ -117,14 +118,39 @@ def load_point(
     answer waits only for the prompts of other groups.  All users also pause together.
     If requests or pauses differ, the number of users at a replica varies. The mean is then so low
     that the SLO's share of the requests is served in time (`sim.studies.loop_users`).
-    Left out: users that wait, if no limit of the SLO includes waiting (`endless`); how much later
-    the first token of a long prompt comes; batches that differ in length.
+    If lengths differ, prompts also wait for one another and delay answers. The rate is then so low
+    that enough requests of each kind are in time (`sim.studies.late_requests`).
+    Left out: users that wait, if no limit of the SLO includes waiting (`endless`); batches that
+    differ in length.
     """
     paces = Paces(deployment, request, cached, slo, loop)
     if not deployment.limits.max_concurrent(math.ceil(request.prompt + request.output)):
         return None
-    best: tuple[float, float, Work] | None = None  # load and request/s of a replica, its step
-    full = False  # whether users wait at the best load
+    best = _best_pace(paces)
+    if best is None:
+        return None
+    load, rate, work, full = best
+    if request.sample:
+        late = LateRequests(paces, request.sample).most(rate)
+        if late is None:
+            return None
+        if late.rate < rate:
+            load, rate = min(load, late.users) if loop else late.rate, late.rate
+            work, full = paces.pace(False, late.sequences).work, False
+    decoded, read = rate * paces.steps, rate * paces.computed
+    tally = work_of_a_second(deployment, work, decoded, read, (request.prompt, cached))
+    replicas = deployment.layout.plan.replicas
+    endless = loop is not None and full and not (slo.ttft or slo.e2el)
+    return LoadPoint(replicas * load, replicas * rate, tally.scaled(replicas), endless)
+
+
+def _best_pace(paces: Paces) -> tuple[float, float, Work, bool] | None:
+    """Return the highest load of a replica, its request/s and step, and whether others would wait.
+
+    None if no pace is within the SLO.
+    """
+    slo, loop = paces.slo, paces.loop
+    best: tuple[float, float, Work, bool] | None = None
     for pace, k, most in paces.choices():
         rate = load = k / paces.steps / pace.time
         step = pace.work
@@ -142,18 +168,11 @@ def load_point(
             else:
                 load, rate, step = _unlike_users(paces, pace, k, wait)
             # Users out of step come back into step, unless some of them wait for room.
-            if not (pace.in_step or full) and paces.stay_in_step(load):
+            if not (pace.in_step or (best and best[3])) and paces.stay_in_step(load):
                 continue
         if best is None or load > best[0]:
-            best, full = (load, rate, step), k == most
-    if best is None:
-        return None
-    load, rate, work = best
-    decoded, read = rate * paces.steps, rate * paces.computed
-    tally = work_of_a_second(deployment, work, decoded, read, (request.prompt, cached))
-    replicas = deployment.layout.plan.replicas
-    endless = loop is not None and full and not (slo.ttft or slo.e2el)
-    return LoadPoint(replicas * load, replicas * rate, tally.scaled(replicas), endless)
+            best = load, rate, step, k == most
+    return best
 
 
 def near_best(

@@ -211,7 +211,7 @@ def first_token(deployment: Deployment, prompt: float, cached: float = 0.0) -> S
     chunk = min(deployment.limits.prompt_budget, max(1, round(computed)))
     work = mean_step(deployment, 0, 0.0, chunk, prompt, cached)
     time, unloaded = pass_times(deployment.costs, work)
-    return (math.ceil(computed / chunk) - 1) * time + unloaded
+    return (computed / chunk - 1) * time + unloaded
 
 
 def mean_step(

@@ -21,8 +21,17 @@ from sim.scenario.replicas import Member, pool_transfer
 from sim.scenario.scenario import Scenario
 from sim.serving.transfer import Transfer, early_parts, link_rate, share_left
 from sim.studies.bound import cached_prefix
+from sim.studies.late_requests import LateRequests, first_tokens
 from sim.studies.loop_users import waiting_users
-from sim.studies.paces import decode_counts, first_token, mean_step, paced_step
+from sim.studies.paces import (
+    Loop,
+    Paces,
+    decode_counts,
+    first_token,
+    loop_of,
+    mean_step,
+    paced_step,
+)
 from sim.studies.typical_request import TypicalRequest, typical_request
 from sim.units import Bytes, RequestsPerSecond, Seconds
 from sim.workload.slo import SLO
@@ -102,17 +111,23 @@ def pools_point(scenario: Scenario, members: Mapping[str, Member]) -> PoolsPoint
     if best is None:
         return None
     rates = {first: prefill.replicas * prompts.rate, second: decode.replicas * best.rate}
-    load = rate = min(*rates.values(), links.rate)
-    pace = paces.at(rate / decode.replicas)
+    rate = min(*rates.values(), links.rate)
+    loop = loop_of(workload)
+    if loop is not None:  # a user is away from the prefill pool for the answer and the pause
+        loop = Loop(links.seconds + paces.at(rate / decode.replicas).answer + loop.pause)
+    alone = Paces(prefill.deployment, request, cached[first], slo, loop)
+    rate, most_users = _rate_in_time(prefill.replicas, alone, rate)
+    if not rate:
+        return None
+    load, pace = rate, paces.at(rate / decode.replicas)
     endless = False
     if workload.pause is not None:
         answer = links.seconds + pace.answer
         wait = (slo.ttft or math.inf) - prompts.seconds  # for a first token
         if rate < rates[first]:  # the links or the decode pool bind: users wait after it
             held = prefill.replicas * prefill.deployment.limits.max_concurrent(round(prompt))
-            after = paces.spare_wait(pace)
             longest = max(0.0, held / rate - links.seconds)  # a longer wait fills the prefill pool
-            wait = after if after <= longest else wait + longest
+            wait = _wait_twice(wait, paces.spare_wait(pace), longest)
             if rate != links.rate and not paces.full(best):
                 wait = 0.0  # the SLO alone limits the decode pool, which has room for all users
         late = links.seconds + paces.late_answer(pace)
@@ -125,8 +140,36 @@ def pools_point(scenario: Scenario, members: Mapping[str, Member]) -> PoolsPoint
             load = served + rate * (wait + workload.pause)
         else:
             load = served + waiting_users(rate * (wait + workload.pause), slo.share)
+        load = min(load, most_users)
     tallies = {first: prompts.tally.scaled(rate), second: paces.tally(pace).scaled(rate)}
     return PoolsPoint(load, rate, rates, tallies, endless)
+
+
+def _wait_twice(before: Seconds, after: Seconds, longest: Seconds) -> Seconds:
+    """Return how long users wait if the links or the decode pool bind.
+
+    before, after: how long they may wait for a first token, and after it. longest: wait after it
+    until the prefill pool is full. Only then do users wait for a first token.
+    """
+    return after if after <= longest else before + longest
+
+
+def _rate_in_time(
+    replicas: int, paces: Paces, rate: RequestsPerSecond
+) -> tuple[RequestsPerSecond, float]:
+    """Return the highest rate at which enough first tokens are in time, and its users.
+
+    Return 0 if too few are even alone. Users are inf if `rate` is not too high.
+    paces: of a replica of the prefill pool.
+    """
+    if paces.request.sample is None:
+        return rate, math.inf
+    most = LateRequests(paces, first_tokens(paces.request.sample)).most(rate / replicas)
+    if most is None:
+        return 0.0, 0.0
+    if replicas * most.rate >= rate:
+        return rate, math.inf
+    return replicas * most.rate, replicas * most.users
 
 
 def link_point(

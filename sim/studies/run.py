@@ -54,6 +54,7 @@ from sim.studies.accounts import (
     lifetime_estimates,
     replay_metrics,
     token_costs,
+    why_no_load,
 )
 from sim.studies.design import search_plans
 from sim.studies.identity import plain_identity, system_identity
@@ -167,6 +168,7 @@ class Result:
             at_capacity=capacity_estimate(
                 scenario, system.members, system.unloaded, system.metrics.works
             ),
+            no_capacity=why_no_load(scenario, system.members) or None,
             outages=tuple(outage_times(scenario, name)) or None,
             unloaded=unloaded_request(system.unloaded[name]) if identity.plain else None,
         )

@@ -27,7 +27,7 @@ from sim.units import Seconds, parse_quantity
 
 # Keys of a system's result without a column: no single number, a fleet's parts, or known from the
 # values of the point.
-LEFT_OUT = ("at_capacity", "members", "published", "network", "tried", "changed")
+LEFT_OUT = ("at_capacity", "no_capacity", "members", "published", "network", "tried", "changed")
 
 
 @dataclass(frozen=True, kw_only=True)

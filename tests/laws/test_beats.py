@@ -58,6 +58,30 @@ def prompt_pass(deployment, tokens, logits):
     return stages.max(), stages.sum() + costs.hops(tokens).sum()
 
 
+def test_sequences_fill_beats_before_more_micro_batches_queue():
+    """With two tokens per beat, twice as many users as beats of a lap decode twice as fast.
+
+    A lap of Llama-2-70B on 576 LPUs has 53 beats, and 128 micro-batches may be in flight. Sequences
+    that spread over all of them would be alone in a beat.
+    """
+    rates = {}
+    for users in (53, 106):
+        changes = {
+            "workload": {
+                "kind": "closed",
+                "users": users,
+                "requests": 4 * users,
+                "prompt": "1 token",
+                "output": {"uniform": ["100 token", "140 token"]},
+            },
+            "systems.lpu.engine": {"like": "groq-compiler", "tokens_per_beat": "2 token"},
+        }
+        rows = sim.run("llama2-70b-lpu-vs-h100", **changes).systems["lpu"].rows
+        ends = np.sort(rows.last_token)
+        rates[users] = 2 * users / (ends[3 * users] - ends[users])
+    assert rates[106] == pytest.approx(2 * rates[53], rel=0.15)
+
+
 @settings(max_examples=30)
 @given(plans, beats, st.integers(1, 60))
 def test_a_prompt_takes_a_beat_for_each_piece_and_one_unloaded_pass(

@@ -19,7 +19,7 @@ from sim.planning.deployment import DeploymentParts, deploy
 from sim.serving.policy import Policies, least_loaded
 from sim.serving.replica_config import Outage, ReplicaConfig
 from sim.serving.service import Service
-from sim.serving.transfer import EarlyParts, KVLinks, PoolConfig, Transfer, prefill_seconds
+from sim.serving.transfer import EarlyParts, KVLinks, PoolConfig, Transfer, chunk_times, early_parts
 from sim.workload.requests import RequestBatch
 
 
@@ -118,7 +118,7 @@ def test_what_the_decode_replica_has_does_not_travel(config):
 def test_a_prompt_whose_beginning_will_not_come_travels_whole(config):
     """Request 1 counts on blocks of request 0, whose deadline passes while it is prefilled."""
     costs, limits = config.costs, replace(config.limits, context=10**6, kv_tokens=10**6)
-    long = prefill_seconds(costs, limits, 5000)
+    long = chunk_times(costs, limits, 5000)[-1]
     deadline = 0.6 * long
     asked = RequestBatch(
         np.array([0.0, 0.9 * deadline]), np.array([5000, 2000]), np.array([5, 5]), shared_prefix=40
@@ -146,10 +146,54 @@ def test_only_what_is_computed_hides_layers_that_leave_early(config):
     rows = served(asked, config, decode, bandwidth=1e7, overlap="layers")
     layers, layout = config.costs.layout.model.num_hidden_layers, config.costs.layout
     whole = prompt_kv_bytes(layout, 60) / 1e7
-    hidden = (layers - 1) / layers * prefill_seconds(config.costs, config.limits, 60 - 32)
+    hidden = (layers - 1) / layers * chunk_times(config.costs, config.limits, 60 - 32)[-1]
     took = rows.transfers.end - rows.transfers.start
     assert took[1] == pytest.approx(whole - hidden)
     assert took[1] > took[0]
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("prompt", [30, 64, 200, 640])
+def test_chunks_leave_when_a_prefill_replica_has_computed_them(
+    make_deployment, lossy, serve_on, stages, ranks, prompt
+):
+    """In a pipeline, several stages compute chunks of one prompt. A rank computes it alone."""
+    plan = Plan(pipeline=stages, attention_data=ranks)
+    deployment = make_deployment(stages * ranks, plan=plan, engine=lossy, token_budget=64)
+    times = chunk_times(deployment.costs, deployment.limits, prompt)
+    assert len(times) == -(-prompt // 64)
+    first = serve_on(deployment, [(0.0, prompt, 2)]).first_token[0]
+    assert times[-1] == pytest.approx(first, rel=0.05)  # without the head
+    early = {
+        overlap: early_parts(Transfer(bandwidth=1.0, overlap=overlap), *config, prompt, 10.0)
+        for overlap in ("chunks", "layers")
+        for config in [(deployment.costs, deployment.limits)]
+    }
+    assert early["chunks"] == (len(times), times[-1] - times[0])
+    assert early["layers"] == (4, 3 / 4 * times[-1])
+
+
+def test_early_parts_leave_the_luck_of_drawn_experts_alone(
+    make_deployment, make_model, make_chip, lossy
+):
+    """The links need the time of a prompt, for which expected loads of the experts stand."""
+    moe = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
+    deployment = make_deployment(
+        1, model=make_model(**moe), chip=make_chip(capacity=1e7), engine=lossy
+    )
+    asked = RequestBatch(np.zeros(6), np.full(6, 60), np.full(6, 5))
+    first = []
+    for overlap in ("none", "layers", "chunks"):
+        pools = [
+            ReplicaConfig(
+                deployment.costs.with_drawn_experts([seed]), deployment.limits, Policies()
+            )
+            for seed in (7, 8)
+        ]
+        first.append(served(asked, *pools, overlap=overlap).first_token)
+    assert (first[0] == first[1]).all()
+    assert (first[0] == first[2]).all()
 
 
 def test_requests_that_no_prefill_replica_serves_wait_for_the_prefill_pools_deadline(config):

@@ -1,6 +1,7 @@
 """Prefill and decode pools: queues, links and rooms obey closed forms."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from sim.cost.kv_transfer import prompt_kv_bytes
 from sim.cost.plan import Plan
 from sim.cost.work import Work
+from sim.reliability.link_errors import LinkErrors, LinkErrorSampler
 from sim.serving.policy import DEFAULT, Policies, least_loaded
 from sim.serving.replica_config import Outage, ReplicaConfig
 from sim.serving.service import Service, serve
@@ -44,10 +46,22 @@ def pool(deployment, replicas=1, policies=DEFAULT, outages=(), **limits):
     ]
 
 
-def serve_pools(asked, prefill, decode, transfer=INSTANT, leap=True):
-    """The rows.  At the end no replica holds room, and nothing is on its way."""
+def serve_pools(asked, prefill, decode, transfer=INSTANT, leap=True, sent=None):
+    """The rows.  At the end no replica holds room, and nothing is on its way.
+
+    sent: to which each transfer adds when there was room for it, its ends, and its times of use.
+    """
     pools = PoolConfig(len(prefill), transfer)
     service = Service(asked, [*prefill, *decode], least_loaded, pools=pools, leap=leap)
+    if sent is not None:
+        fleet = service.fleet
+        start = fleet.start
+
+        def recorded(journey):
+            start(journey)
+            sent.append((journey.reserved_at, journey.ends, list(journey.sent)))
+
+        fleet.start = recorded
     rows = service.run()
     for replica in service.fleet.replicas:
         assert (replica.kv_cache.kv_used, replica.kv_cache.sequences_used) == (0, 0)
@@ -204,6 +218,55 @@ def test_no_request_and_no_room_is_lost_where_replicas_fail_and_deadlines_pass(
         )
     for column in ("replica", "retries", "moved", "failed", "cancelled"):
         assert (getattr(rows, column) == getattr(steps, column)).all()
+
+
+@settings(max_examples=15)
+@given(runs(), outages, outages, st.sampled_from([0.0, 1e-3]), st.sampled_from([1e-6, 1e-5]))
+def test_early_parts_leave_while_both_replicas_hold_the_request(
+    deployments, drawn, failures, decode_failures, restart, rate
+):
+    """Replicas fail, and steps fail from link errors. Times of links are free, and not of a failure."""
+    asked, drawn_pools, transfer = drawn
+    transfer = transfer.model_copy(update={"overlap": "chunks" if restart else "layers"})
+    errors = LinkErrors(bit_error_rate=rate, restart=restart)
+    results = []
+    for leap in (True, False):
+        pools, sent = [], []
+        for (kind, n, policy, limits), failed in zip(
+            drawn_pools, (failures, decode_failures), strict=True
+        ):
+            deployment = deployments[kind.replace("one", "piped")]
+            configs = pool(deployment, n, policy, failed, **limits)
+            samplers = (
+                LinkErrorSampler(errors, deployment.costs, [len(pools), i]) for i in range(n)
+            )
+            pools.append(
+                [replace(c, error_sampler=e) for c, e in zip(configs, samplers, strict=True)]
+            )
+        rows = serve_pools(asked, *pools, transfer, leap, sent)
+        results.append(rows)
+    rows, steps = results
+    configs = [*pools[0], *pools[1]]
+    assert all(bool(reason) != ok for reason, ok in zip(rows.reason, rows.finished, strict=True))
+    used = [[] for _ in configs]
+    for reserved, ends, intervals in sent:
+        assert intervals[0][0] >= reserved - 1e-9
+        for number in ends:
+            for o in configs[number].outages:
+                # A replica that fails breaks off the transfer.
+                assert intervals[0][0] <= o.at or intervals[0][0] >= o.at + o.lasts - 1e-9
+            used[number] += intervals
+    whole = not (failures or decode_failures)
+    for number, link in enumerate(used if whole and transfer.per != "flow" else []):
+        assert all(one[1] <= other[0] + 1e-9 for one, other in pairwise(sorted(link)))
+        assert rows.transfers.busy[number] == pytest.approx(sum(end - at for at, end in link))
+    if asked.users:
+        return
+    for column in ("arrival", "admitted", "first_token", "last_token"):
+        assert getattr(rows, column) == pytest.approx(
+            getattr(steps, column), rel=1e-9, abs=1e-12, nan_ok=True
+        )
+    assert rows.transfers.end == pytest.approx(steps.transfers.end, rel=1e-9, nan_ok=True)
 
 
 def test_a_decode_replica_that_fails_costs_a_transfer_or_a_prefill(deployments):

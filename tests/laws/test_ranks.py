@@ -1,5 +1,6 @@
 """Ranks of attention data parallelism that share nothing are copies of the model in lock step."""
 
+import math
 from collections import deque
 
 import numpy as np
@@ -101,6 +102,31 @@ def test_a_request_joins_the_rank_with_the_fewest_sequences():
     cache.take(requests[4])
     assert [request.rank for request in requests] == [0, 1, 2, 0, 1]
     assert cache.rank_sequences == [2, 1, 1]
+
+
+def test_prompts_that_come_together_join_different_ranks():
+    """Each round 16 of 2,059 sequences leave 72 ranks, and 16 come.
+
+    Random ranks would be different in 15 % of the rounds: 72! / 56! / 72^16. No rank may hold more
+    than its share of the sequences, because a step lasts as long as its fullest rank.
+    """
+    ranks, together, random = 72, 16, np.random.default_rng(0)
+    cache = KVCache(SchedulerLimits(1, 10**5, 10**4, 10**7, 1000, ranks=ranks))
+    held = [Request(n, 0.0, 16, 128, 144) for n in range(2059)]
+    for request in held:
+        cache.take(request)
+    different = []
+    for _ in range(100):
+        cache.count_prompts([])  # all are computed
+        for n in sorted(random.choice(len(held), together, replace=False))[::-1]:
+            cache.give_back(held.pop(n))
+        new = [Request(n, 0.0, 16, 128, 144) for n in range(together)]
+        for request in new:
+            cache.take(request)
+        held += new
+        assert max(cache.rank_sequences) <= math.ceil(len(held) / ranks)
+        different.append(len({request.rank for request in new}) == together)
+    assert np.mean(different) > 0.9
 
 
 @pytest.mark.parametrize("other", [False, True])

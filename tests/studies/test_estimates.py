@@ -11,6 +11,7 @@ from sim.cost.plan import Plan
 from sim.scenario.layout import check
 from sim.scenario.pools import Pools
 from sim.scenario.scenario import Scenario
+from sim.scenario.sources import as_scenario
 from sim.scenario.system import System
 from sim.serving.transfer import Transfer
 from sim.studies.bound import load_bound, load_point
@@ -130,6 +131,54 @@ def test_users_whose_requests_differ_are_estimated_too(make_scenario, slo, chang
     estimate = pools_point(scenario, members).load if pools else load_bound(scenario, members)
     found = capacity(scenario, requests=800).systems[name].best.load
     assert 0.8 * estimate - 1 <= found <= 1.2 * estimate + 1
+
+
+def agents(slo: dict[str, str], think: str = "", systems: dict | None = None) -> Scenario:
+    """Prompts of agents (a tenth have 17,200 tokens or more, twice the mean) to Llama-3.1-8B on H100."""
+    workload = {"requests": 800, "lengths": "agent"} | (
+        {"kind": "closed", "users": 1, "think": think} if think else RATE
+    )
+    content = {"model": "llama-3.1-8b", "workload": workload, "slo": slo}
+    return as_scenario(content | {"systems": systems or {"one": H100}}, {})
+
+
+RATE = {"kind": "poisson", "rate": "1 request/s"}
+H100 = {
+    "chip": "h100-sxm",
+    "chips": 1,
+    "engine": "vllm",
+    "plan": {"weights": "fp8", "activations": "fp8", "kv": "fp16"},
+}
+POOLS = {"pd": {"prefill": H100, "decode": H100, "transfer": {"bandwidth": "50 GB/s"}}}
+
+
+@pytest.mark.parametrize(
+    ("slo", "think", "systems"),
+    [
+        ({"ttft": "2 s", "tpot": "50 ms"}, "", None),  # for mean requests: 2.0 times as many
+        ({"ttft": "1 s", "tpot": "50 ms"}, "0 s", None),  # 2.0
+        ({"ttft": "3 s", "tpot": "50 ms"}, "1 s", None),  # 2.3
+        ({"ttft": "1 s", "tpot": "50 ms"}, "", POOLS),  # 4.0
+    ],
+)
+def test_long_prompts_delay_others_in_estimates(slo, think, systems):
+    """Prompts wait for longer ones, and answers are delayed by them."""
+    scenario = agents(slo, think, systems)
+    ((name, members),) = check(scenario).items()
+    estimate = pools_point(scenario, members).load if systems else load_bound(scenario, members)
+    found = capacity(scenario, requests=800).systems[name].best.load
+    assert 0.7 * estimate <= found <= 1.4 * estimate
+
+
+@pytest.mark.parametrize("systems", [None, POOLS])
+def test_no_load_is_estimated_if_too_few_requests_meet_the_slo_alone(systems):
+    """13 % of the prompts alone take longer than 0.4 s, though a mean one takes half of it."""
+    scenario = agents({"ttft": "0.4 s"}, systems=systems)
+    summary = next(iter(sim.run(scenario, workload__requests=50).summary.systems.values()))
+    assert summary.at_capacity is None
+    assert "about 87 % of the requests meet the SLO; expected 90 %" in summary.no_capacity
+    met = sim.run(agents({"ttft": "0.6 s"}, systems=systems), workload__requests=50).summary
+    assert all(of.at_capacity and not of.no_capacity for of in met.systems.values())
 
 
 def test_steps_have_more_long_answers_than_short_ones(make_scenario):
