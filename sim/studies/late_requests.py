@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammainc, ndtr
 
+from sim.cost.system_costs import pass_times
 from sim.planning.deployment import Deployment
 from sim.studies.paces import Paces, first_token, mean_step, paced_step
 from sim.studies.typical_request import RequestSample
