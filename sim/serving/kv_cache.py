@@ -169,7 +169,7 @@ class KVCache:
             self.rank_prompts[request.rank] += request.prompt - request.prefilled
 
     def _next_rank(self) -> int:
-        """Return the rank of the next sequence, which `sequences_used` already counts.
+        """Return the rank of the next sequence.
 
         A step lasts as long as its longest rank. So no rank takes more than an equal share of the
         sequences, and prompts that come together go to different ranks.
@@ -177,7 +177,7 @@ class KVCache:
         """
         if len(self.rank_sequences) == 1:
             return 0
-        share = math.ceil(self.sequences_used / len(self.rank_sequences))
+        share = sum(self.rank_sequences) // len(self.rank_sequences) + 1
         loads = zip(self.rank_prompts, self.rank_sequences, itertools.count(), strict=False)
         return min(load for load in loads if load[1] < share)[2]
 

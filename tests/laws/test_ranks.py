@@ -129,6 +129,15 @@ def test_prompts_that_come_together_join_different_ranks():
     assert np.mean(different) > 0.9
 
 
+def test_a_computed_prompt_that_waits_for_its_transfer_keeps_its_rank():
+    """Its place among the sequences is free, but its KV cache is on its rank."""
+    cache = KVCache(SchedulerLimits(1, 10**5, 10**4, 10**7, 1000, ranks=3))
+    for number in range(6):
+        cache.take(Request(number, 0.0, 16, 128, 144))
+        cache.sequences_used -= 1
+    assert cache.rank_sequences == [2, 2, 2]
+
+
 @pytest.mark.parametrize("other", [False, True])
 def test_a_prompt_waits_for_the_other_rank_or_for_the_timeout(lay, serve_on, other):
     """Each of two ranks decodes a sequence. A prompt comes in step 2, and with `other` in step 5.
