@@ -1,5 +1,6 @@
 """The times of micro-batches that take turns on two pools in one layer, and what binds them.
 
+    >>> from sim.cost.terms import weighted_sum
     >>> times = LayerTimes(2.0, 1.0, 3.0, 1.0, 1.0, 1.0)
     >>> weighted_sum(times, critical_times(times, 3).cycle)
     9.0

@@ -390,9 +390,8 @@ def candidate_plans(scenario: Scenario, name: str) -> Iterator[Plan]:
         yield own
     for tensor, data, expert in stage_shapes(model, chips):
         group = tensor * data
-        for replicas in (
-            n for n in range(1, min(chips // group, MOST_REPLICAS) + 1) if chips % (group * n) == 0
-        ):
+        counts = range(1, min(chips // group, MOST_REPLICAS) + 1)
+        for replicas in (n for n in counts if chips % (group * n) == 0):
             pipeline = chips // (group * replicas)
             if pipeline > len(model.blocks):
                 continue

@@ -233,6 +233,10 @@ class Round:
 
     stages, back, sampled = 1, 0.0, None
 
+    @property
+    def layout(self):
+        return self  # which has the tokens of the fullest rank
+
     def line(self, work):
         return (
             (1.0, 0.0, 1)

@@ -187,7 +187,9 @@ def test_early_parts_leave_the_luck_of_drawn_experts_alone(
     for overlap in ("none", "layers", "chunks"):
         pools = [
             ReplicaConfig(
-                deployment.costs.with_drawn_experts([seed]), deployment.limits, Policies()
+                deployment.costs.on(replace(deployment.layout, expert_seed=(seed,))),
+                deployment.limits,
+                Policies(),
             )
             for seed in (7, 8)
         ]
