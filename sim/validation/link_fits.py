@@ -87,7 +87,6 @@ def link_fits(generation: str) -> tuple[dict[str, dict[str, float]], dict[str, L
             {name: fit.numbers[f"{name}.{backend}"] for name in ("latency", "latency_per_chip")},
             tuple(name.partition(".")[0] for name in fit.held if name.endswith(f".{backend}")),
             100 * float(np.median(errors[of := [row.backend == backend for row in rows]])),
-            fit.cost,
             points_text([row for row, own in zip(rows, of, strict=True) if own]),
         )
         for backend in backends

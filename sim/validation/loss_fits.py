@@ -5,8 +5,8 @@
 A fit minimizes ln(simulated / measured) over all rows of a generation, a precision and a backend.
 Doubtful rows are left out. A number is held at its value in `HELD` and printed as assumed if it has
 no effect on the rows, or a standard error above half of its value.
-Experts have `passes`, and then `passes_of_all`, where the rows identify them and what is minimized
-falls.
+Experts have `passes`, and `passes_of_all`, where the rows identify them and shapes that a fit does
+not see are a twentieth nearer.
 """
 
 from collections import defaultdict
@@ -39,6 +39,8 @@ from sim.validation.systems import InexpressibleError
 from sim.validation.validate import shipped_table
 
 FEWEST_ROWS = 4
+FEWEST_FORMS = 3  # shapes of experts, of which each can be left out
+WORTH = 0.05  # share by which further numbers must reduce the error of shapes that are left out
 NO_EFFECT = 1e-3  # relative change of times, below which a number has no effect
 TOO_VAGUE = 0.5  # standard error / value, above which a number is not identified
 # Start, lowest and highest value of each number.
@@ -95,14 +97,12 @@ class MeasuredWork:
 class LossFit:
     """Fitted numbers by name, the names of those that were held, and the median error [%].
 
-    cost: what the fit minimized: half of the sum of its robust squares.
     points: a text with the number of rows and their chips.
     """
 
     numbers: Mapping[str, float]
     held: tuple[str, ...]
     error: float
-    cost: float
     points: str = ""
 
 
@@ -183,34 +183,51 @@ def _names(key: str) -> tuple[str, ...]:
 
 def _fit_losses(key: str, rows: list[MeasuredWork], tiles: Mapping[str, int]) -> LossFit:
     """Return the numbers of a kernel with the least error on its rows.  tiles: of experts."""
-    measured = np.array([row.seconds for row in rows])
     engine = _with_tiles(key, tiles)
     works = [
         (row.work, row.chip) for row in rows if isinstance(row.work, ExpertWork | AttentionWork)
     ]
-    times = [work.bare(engine, chip) for work, chip in works]
-    compute, memory, unit = np.array([time[:3] for time in times]).T
-    own, every = np.array([time.moved for time in times]).T
-
-    def simulated(numbers: Mapping[str, float]) -> Floats:
-        more = numbers.get("more_tokens", 0.0) + numbers.get("more_positions", 0.0)
-        computing = (compute + more * unit) / numbers.get("compute_efficiency", 1.0)
-        reading = memory / numbers.get("memory_efficiency", 1.0)
-        times: Floats = 1e-6 * numbers["fixed"] + np.maximum(reading, computing)
-        times += numbers.get("passes", 0.0) * own + numbers.get("passes_of_all", 0.0) * every
-        return times
-
-    if not key.startswith("experts"):
-        return replace(least_error(_names(key), simulated, measured), points=points_text(rows))
-    names, highest = _names(key), {"compute_efficiency": 1.0}
-    fit = least_error(names, simulated, measured, highest)
-    for name in PASSES:
-        names = (*names, name)
-        more = least_error(names, simulated, measured, highest)
-        if any(passes in more.held for passes in PASSES) or more.cost >= fit.cost:
-            break
-        fit = more
+    bare = [work.bare(engine, chip) for work, chip in works]
+    times = np.array([(*time[:3], *time.moved) for time in bare]).T
+    measured = np.array([row.seconds for row in rows])
+    names, forms = _names(key), np.array([row.work.form for row in rows])
+    fit = _least_error(names, times, measured)
+    if key.startswith("experts") and len(set(forms)) >= FEWEST_FORMS:
+        error = (1 - WORTH) * _left_out_error(names, times, measured, forms)
+        for further in (PASSES[:1], PASSES):
+            more = _least_error((*names, *further), times, measured)
+            other = _left_out_error((*names, *further), times, measured, forms)
+            if not set(PASSES) & set(more.held) and other < error:
+                fit, error = more, other
     return replace(fit, points=points_text(rows))
+
+
+def _simulated(numbers: Mapping[str, float], times: Floats) -> Floats:
+    """Return the time of each row.  times: float[5, row], as in `BareTimes`."""
+    compute, memory, unit, own, every = times
+    more = numbers.get("more_tokens", 0.0) + numbers.get("more_positions", 0.0)
+    computing = (compute + more * unit) / numbers.get("compute_efficiency", 1.0)
+    reading = memory / numbers.get("memory_efficiency", 1.0)
+    moving = numbers.get("passes", 0.0) * own + numbers.get("passes_of_all", 0.0) * every
+    seconds: Floats = 1e-6 * numbers["fixed"] + np.maximum(reading, computing) + moving
+    return seconds
+
+
+def _least_error(names: tuple[str, ...], times: Floats, measured: Floats) -> LossFit:
+    highest = {"compute_efficiency": 1.0} if "more_tokens" in names else {}
+    return least_error(names, lambda numbers: _simulated(numbers, times), measured, highest)
+
+
+def _left_out_error(
+    names: tuple[str, ...], times: Floats, measured: Floats, forms: NDArray[np.str_]
+) -> float:
+    """Return the mean of |ln(simulated / measured)|, each shape by a fit to the others."""
+    errors = np.zeros(len(measured))
+    for form in set(forms):
+        out = forms == form
+        fit = _least_error(names, times[:, ~out], measured[~out])
+        errors[out] = np.log(_simulated(fit.numbers, times[:, out]) / measured[out])
+    return float(np.abs(errors).mean())
 
 
 def _with_tiles(key: str, tiles: Mapping[str, int]) -> Engine:
@@ -274,8 +291,7 @@ def least_error(
         held[vaguest] = HELD[vaguest.partition(".")[0]]
     numbers = dict(zip(free, (float(f"{v:.3g}") for v in fit.x), strict=True)) | held
     error = 100 * float(np.median(np.abs(simulated(numbers) / measured - 1)))
-    cost = float(fit.cost)
-    return LossFit({name: numbers[name] for name in names}, tuple(held), error, cost)
+    return LossFit({name: numbers[name] for name in names}, tuple(held), error)
 
 
 def loss_lines(backend: str) -> Iterator[str]:
