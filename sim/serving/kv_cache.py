@@ -160,6 +160,24 @@ class KVCache:
         self.rank_prompts[request.rank] += request.prompt - cached
         return cached
 
+    def free_place(self, request: Request) -> None:
+        """Free the place of a request that keeps its KV cache, but computes nothing more here."""
+        self.sequences_used -= 1
+        self.rank_sequences[request.rank] -= 1
+
+    def take_place(self, request: Request) -> None:
+        """Give a request that holds KV cache a place again."""
+        self.sequences_used += 1
+        self.rank_sequences[request.rank] += 1
+
+    def await_prompt(self, request: Request) -> None:
+        """Free the place of an admitted request until its prompt comes from another replica.
+
+        Its rank counts it already, because it will decode there.
+        """
+        self.sequences_used -= 1
+        self.rank_prompts[request.rank] -= request.prompt - request.prefilled
+
     def count_prompts(self, prefilling: Iterable[Request]) -> None:
         """Count the prompt tokens that each rank has yet to compute."""
         if len(self.rank_prompts) == 1:
@@ -169,7 +187,7 @@ class KVCache:
             self.rank_prompts[request.rank] += request.prompt - request.prefilled
 
     def _next_rank(self) -> int:
-        """Return the rank of the next sequence, which `sequences_used` already counts.
+        """Return the rank of the next sequence.
 
         A step lasts as long as its longest rank. So no rank takes more than an equal share of the
         sequences, and prompts that come together go to different ranks.
@@ -177,7 +195,7 @@ class KVCache:
         """
         if len(self.rank_sequences) == 1:
             return 0
-        share = math.ceil(self.sequences_used / len(self.rank_sequences))
+        share = math.ceil((sum(self.rank_sequences) + 1) / len(self.rank_sequences))
         loads = zip(self.rank_prompts, self.rank_sequences, itertools.count(), strict=False)
         return min(load for load in loads if load[1] < share)[2]
 
@@ -206,8 +224,7 @@ class KVCache:
 
     def give_back(self, request: Request) -> None:
         """Free the tokens that a request holds. Full blocks that it has computed stay cached."""
-        self.sequences_used -= 1
-        self.rank_sequences[request.rank] -= 1
+        self.free_place(request)
         if not self.block:
             self.kv_used -= request.kv
             return

@@ -104,6 +104,17 @@ def test_a_request_joins_the_rank_with_the_fewest_sequences():
     assert cache.rank_sequences == [2, 1, 1]
 
 
+def test_ranks_count_sequences_whose_prompts_are_on_their_way():
+    """They will decode there. A prompt that another replica computes is no work of its rank."""
+    requests = [Request(n, 0.0, 9 - n, 2, 11 - n) for n in range(4)]
+    cache = KVCache(SchedulerLimits(1, 20, 8, 1000, 1000, ranks=2))
+    for request in requests:
+        cache.take(request)
+        cache.await_prompt(request)
+    assert [request.rank for request in requests] == [0, 1, 0, 1]
+    assert (cache.rank_sequences, cache.rank_prompts) == ([2, 2], [0, 0])
+
+
 def test_prompts_that_come_together_join_different_ranks():
     """Each round 16 of 2,059 sequences leave 72 ranks, and 16 come.
 
