@@ -309,8 +309,8 @@ def spent(chip: Chip, used: Usage) -> dict[str, Joules] | None:
 class EnergyPart(NamedTuple):
     """Equal chips of a system, the tally of all their replicas, and the server's power per chip.
 
-    link: energy of a byte of a KV cache that leaves for another pool [J/B]. A byte to other chips of
-        the same system takes that of the chip's links.
+    link: energy of a byte of a KV cache that leaves for another pool [J/B]. A byte to other chips
+        of the same system takes that of the chip's links.
     whole: as in `usage`.
     """
 

@@ -99,7 +99,8 @@ class KVCache:
 
     kv_used: tokens that requests hold or have reserved, each shared block once.
     kept: tokens of cached blocks that no request holds; a part of what is free.
-    rank_sequences: sequences of each attention rank. A full share is an equal one.
+    rank_sequences: sequences of each attention rank, also those whose prompts come from another
+        replica. A full share is an equal one.
     rank_prompts: prompt tokens that each rank has yet to compute. A request joins the rank with the
         fewest, of those with less than a full share.
     With attention data parallelism, the room is the sum over the ranks.
