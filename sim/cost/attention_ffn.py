@@ -219,7 +219,7 @@ class AttentionFfnCosts:
         beat = self.ffn.layout.engine.tokens_per_beat
         width = self.layout.width
         cut = cut_steps(tally, lambda tokens: min(self.micro_batches, -(-tokens // width)))
-        attention = replace(cut, sent=tally.sent + self.sent(tally))
+        attention = replace(cut, between=tally.between + self.sent(tally))
         ffn = cut_steps(cut, lambda tokens: -(-tokens // beat)) if beat else cut
         return [(self.attention, attention), (self.ffn.rows, ffn)]
 

@@ -40,7 +40,8 @@ class Tally:
     prompt_tokens, prompt_steps: tokens of prompts, and the steps that have some.
     context, attended, cached, windowed_*: as in `Work`, over decodes and prompt chunks.
     decode_steps: steps with decodes, counted with speculation. decodes: their sequences.
-    sent: bytes that left for another pool: KV caches, or hidden states in both directions.
+    sent: bytes of KV caches that left for another pool.
+    between: bytes between the chips of one system: hidden states in both directions, and drafts.
     A step that an outage interrupts counts in part, so that steps may be fractions.
     """
 
@@ -58,6 +59,7 @@ class Tally:
     decode_steps: float = 0
     decodes: float = 0
     sent: float = 0
+    between: float = 0
 
     def add(self, work: Work, steps: float) -> None:
         """Count equal steps, or a part of one. The scheduler counts their decodes."""
@@ -307,7 +309,8 @@ def spent(chip: Chip, used: Usage) -> dict[str, Joules] | None:
 class EnergyPart(NamedTuple):
     """Equal chips of a system, the tally of all their replicas, and the server's power per chip.
 
-    link: energy of a byte that leaves for another pool [J/B].
+    link: energy of a byte of a KV cache that leaves for another pool [J/B]. A byte to other chips
+        of the same system takes that of the chip's links.
     whole: as in `usage`.
     """
 
@@ -332,12 +335,15 @@ def energy(parts: Iterable[EnergyPart], elapsed: Seconds, pue: float) -> dict[st
     for costs, chips, tally, server, link, whole in parts:
         chip = costs.layout.chip
         dynamic = spent(chip, usage(costs, tally, whole))
-        if dynamic is None or chip.power is None or chip.power.idle is None:
+        power = chip.power
+        if dynamic is None or power is None or power.idle is None:
+            return None
+        if tally.between and power.link is None:
             return None
         for cause, joules in dynamic.items():
             total[cause] += joules
-        total["links"] += tally.sent * link
-        total["idle"] += chips * chip.power.idle * elapsed
+        total["links"] += tally.sent * link + tally.between * (power.link or 0.0)
+        total["idle"] += chips * power.idle * elapsed
         total["server"] += chips * server * elapsed
     total["pue"] = (pue - 1) * sum(total.values())
     return total

@@ -325,7 +325,7 @@ class RemoteDraftCosts:
         fewest = self.micro_batches * self.layout.width
         cut = _cut_decodes(tally, lambda tokens: self.micro_batches if tokens >= fewest else 1)
         (rows, own), *others = self.model.spread(cut)
-        own = replace(own, sent=own.sent + self.sent(tally))
+        own = replace(own, between=own.between + self.sent(tally))
         return [(rows, own), *others, (self.remote.costs, self.remote.tally(cut))]
 
 

@@ -74,7 +74,7 @@ class SystemCosts(Protocol):
     def spread(self, tally: Tally) -> list[tuple[StepRows, Tally]]:
         """Return the rows of each group of equal chips, with its part of a tally.
 
-        The first group has the layout. Its `sent` includes the bytes between the groups.
+        The first group has the layout. Its `between` has the bytes between the groups.
         """
 
 

@@ -153,6 +153,7 @@ class Admission:
                 if math.isnan(request.answered):
                     self.rows.cached[request.id] = cached
             self.end(ended, self.env.now)
+        self.kv_cache.count_prompts(self.prefilling)
         self.admit()
 
     def requeue(self, request: Request, decoded: int, steps: int) -> None:

@@ -99,7 +99,8 @@ class KVCache:
 
     kv_used: tokens that requests hold or have reserved, each shared block once.
     kept: tokens of cached blocks that no request holds; a part of what is free.
-    rank_sequences: sequences of each attention rank. A full share is an equal one.
+    rank_sequences: sequences of each attention rank, also those whose prompts come from another
+        replica. A full share is an equal one.
     rank_prompts: prompt tokens that each rank has yet to compute. A request joins the rank with the
         fewest, of those with less than a full share.
     With attention data parallelism, the room is the sum over the ranks.
@@ -160,6 +161,24 @@ class KVCache:
         self.rank_prompts[request.rank] += request.prompt - cached
         return cached
 
+    def free_place(self, request: Request) -> None:
+        """Free the place of a request that keeps its KV cache, but computes nothing more here."""
+        self.sequences_used -= 1
+        self.rank_sequences[request.rank] -= 1
+
+    def take_place(self, request: Request) -> None:
+        """Give a request that holds KV cache a place again."""
+        self.sequences_used += 1
+        self.rank_sequences[request.rank] += 1
+
+    def await_prompt(self, request: Request) -> None:
+        """Free the place of an admitted request until its prompt comes from another replica.
+
+        Its rank counts it already, because it will decode there.
+        """
+        self.sequences_used -= 1
+        self.rank_prompts[request.rank] -= request.prompt - request.prefilled
+
     def count_prompts(self, prefilling: Iterable[Request]) -> None:
         """Count the prompt tokens that each rank has yet to compute."""
         if len(self.rank_prompts) == 1:
@@ -206,8 +225,7 @@ class KVCache:
 
     def give_back(self, request: Request) -> None:
         """Free the tokens that a request holds. Full blocks that it has computed stay cached."""
-        self.sequences_used -= 1
-        self.rank_sequences[request.rank] -= 1
+        self.free_place(request)
         if not self.block:
             self.kv_used -= request.kv
             return

@@ -68,12 +68,12 @@ class PrefillAdmission(Admission):
 
     def hold(self, request: Request) -> None:
         """Keep the KV cache of a computed prompt. Its place among the sequences becomes free."""
-        self.kv_cache.sequences_used -= 1
+        self.kv_cache.free_place(request)
         self.forget(request)
 
     def release(self, request: Request) -> None:
         """Free the KV cache of a prompt that is held."""
-        self.kv_cache.sequences_used += 1  # `give_back` frees the place again
+        self.kv_cache.take_place(request)  # `give_back` frees the place again
         self.kv_cache.give_back(request)
 
 
@@ -106,7 +106,7 @@ class DecodeAdmission(Admission):
         if preempted:  # it is computed again here
             super().begin(request, preempted)
             return
-        self.kv_cache.sequences_used -= 1
+        self.kv_cache.await_prompt(request)
         self.coming[request.id] = request
         self.on_admitted(request)
 

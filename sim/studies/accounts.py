@@ -163,8 +163,6 @@ def energy_parts(
     owners = [scenario.money.systems.get(key, OwnerCosts()) for key in keys]
     (rows, own), *others = deployment.costs.spread(tally)
     link = link_energy(scenario.systems, name)
-    if others:
-        link = (power.link or 0.0) if (power := deployment.layout.chip.power) else 0.0
     chips = copies * (deployment.own_chips + scenario.spare_chips(name))
     around = host_power(deployment.layout.chip, owners[0])
     parts = [(owners[0], EnergyPart(rows, chips, own, around, link, tally))]

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammainc, ndtr
 
-from sim.cost.system_costs import pass_times
 from sim.planning.deployment import Deployment
 from sim.studies.paces import Paces, first_token, mean_step, paced_step
 from sim.studies.typical_request import RequestSample
@@ -192,7 +191,7 @@ class LateRequests:
         room = limits.token_budget - sequences * limits.width  # of a step, for prompts
         decodes = sequences if room > 0 else 0  # or prompts have micro-batches of their own
         work = mean_step(deployment, sequences, context, 0, self.paces.request.prompt)
-        step, tpot = pass_times(deployment.costs, work)[0], paced_step(deployment, work)[1]
+        step, tpot = paced_step(deployment, work)
 
         most = min(room if room > 0 else limits.token_budget, limits.prompt_budget)
 
@@ -203,7 +202,7 @@ class LateRequests:
             work = mean_step(
                 deployment, decodes, context, round(chunk(prompt)), prompt, self._cached
             )
-            return pass_times(deployment.costs, work)[0]
+            return paced_step(deployment, work)[0]
 
         chunks = self._by_prompt(lambda prompt: max(1.0, prompt - self._cached) / chunk(prompt))
         steps = self._by_prompt(full)

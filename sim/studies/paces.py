@@ -83,8 +83,8 @@ class Paces:
 
     @cached_property
     def in_flight(self) -> int:
-        """The micro-batches in flight."""
-        return self.deployment.limits.fill or self.deployment.limits.micro_batches
+        """The micro-batches that hold sequences."""
+        return self.deployment.limits.spread
 
     @cached_property
     def alone(self) -> Seconds:
@@ -241,10 +241,11 @@ def mean_step(
 
 
 def paced_step(deployment: Deployment, work: Work) -> tuple[Seconds, Seconds]:
-    """Return the time of a step on the slowest stage, and the TPOT of its sequences.
+    """Return the time in which the slowest stage makes a step, and the TPOT of its sequences.
 
     The micro-batches in flight take turns on that stage, or wait for a pass through all of them.
+    If they are too few to fill the pipeline, the slowest stage waits, too.
     """
     limits, (time, unloaded) = deployment.limits, pass_times(deployment.costs, work)
-    turn = (limits.fill or limits.micro_batches) * time
-    return time, max(turn, unloaded) / deployment.layout.mean_tokens
+    turn = max(limits.spread * time, unloaded)
+    return turn / limits.spread, turn / deployment.layout.mean_tokens

@@ -203,9 +203,8 @@ def prefill_point(
     budget, alone = deployment.limits.token_budget, first_token(deployment, prompt, cached)
     for chunk in {min(budget, max(1, round(computed))), budget}:
         work = mean_step(deployment, 0, 0.0, chunk, prompt, cached)
-        time, passing = pass_times(deployment.costs, work)
-        seconds = max(alone, passing)
-        rate = chunk / computed / time
+        seconds = max(alone, pass_times(deployment.costs, work)[1])
+        rate = chunk / computed / paced_step(deployment, work)[0]
         if (slo.ttft is None or seconds <= slo.ttft) and (best is None or rate > best.rate):
             tally, steps = Tally(), computed / chunk
             tally.batch_steps[chunk] += steps
@@ -246,8 +245,7 @@ class _DecodePaces:
         """The most sequences of a micro-batch; 0 if the KV cache holds no request."""
         limits = self.deployment.limits
         concurrent = limits.max_concurrent(math.ceil(self.request.held))
-        in_flight = limits.fill or limits.micro_batches
-        return min(max(1, concurrent // in_flight), self.widest) if concurrent else 0
+        return min(max(1, concurrent // limits.spread), self.widest) if concurrent else 0
 
     @property
     def widest(self) -> int:

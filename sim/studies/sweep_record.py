@@ -118,7 +118,7 @@ def _figure_values(scenario: Scenario, members: Mapping[str, Member]) -> dict[st
     fill = bound = None
     single = next(iter(members.values())).deployment
     if len(members) == 1 and not single.others:
-        fill = single.limits.fill or single.limits.micro_batches
+        fill = single.limits.spread
         bound = 1000 * _tpot_bound(single)
     return {
         "rate": getattr(scenario.workload, "rate", None),

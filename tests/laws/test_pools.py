@@ -24,8 +24,12 @@ INSTANT = Transfer(bandwidth=1e30)
 
 @pytest.fixture(scope="module")
 def deployments(make_deployment, make_chip, lossy, speculate):
-    """A replica of one stage, and one of three; both also with two drafts."""
-    plans = {"one": (1, Plan()), "piped": (3, Plan(pipeline=3))}
+    """A replica of one stage, of three, and of two attention ranks; each also with two drafts."""
+    plans = {
+        "one": (1, Plan()),
+        "piped": (3, Plan(pipeline=3)),
+        "ranks": (2, Plan(attention_data=2)),
+    }
     return {
         f"{kind}{drafting}": make_deployment(
             chips, plan=plan, engine=lossy, speculation=speculate(2) if drafting else None
@@ -64,7 +68,10 @@ def serve_pools(asked, prefill, decode, transfer=INSTANT, leap=True, sent=None):
         fleet.start = recorded
     rows = service.run()
     for replica in service.fleet.replicas:
-        assert (replica.kv_cache.kv_used, replica.kv_cache.sequences_used) == (0, 0)
+        kv_cache = replica.kv_cache
+        assert (kv_cache.kv_used, kv_cache.sequences_used) == (0, 0)
+        assert not any(kv_cache.rank_sequences)
+        assert len(kv_cache.rank_prompts) == 1 or not any(kv_cache.rank_prompts)
     fleet = service.fleet
     assert (fleet.journeys, list(fleet.stranded)) == ({}, [])
     assert not any(replica.admission.withdrawn for replica in fleet.prefill)
@@ -110,7 +117,7 @@ def runs(draw):
     drafting = draw(st.sampled_from(["", "", " drafting"]))
     pools = [
         (
-            draw(st.sampled_from(["one", "piped"])) + drafting,
+            draw(st.sampled_from(["one", "piped", "ranks"])) + drafting,
             draw(st.integers(1, 3)),
             draw(policies),
             {"kv_tokens": draw(st.integers(20, 300)), "sequences": draw(st.integers(1, 8))},

@@ -104,6 +104,17 @@ def test_a_request_joins_the_rank_with_the_fewest_sequences():
     assert cache.rank_sequences == [2, 1, 1]
 
 
+def test_ranks_count_sequences_whose_prompts_are_on_their_way():
+    """They will decode there. A prompt that another replica computes is no work of its rank."""
+    requests = [Request(n, 0.0, 9 - n, 2, 11 - n) for n in range(4)]
+    cache = KVCache(SchedulerLimits(1, 20, 8, 1000, 1000, ranks=2))
+    for request in requests:
+        cache.take(request)
+        cache.await_prompt(request)
+    assert [request.rank for request in requests] == [0, 1, 0, 1]
+    assert (cache.rank_sequences, cache.rank_prompts) == ([2, 2], [0, 0])
+
+
 def test_prompts_that_come_together_join_different_ranks():
     """Each round 16 of 2,059 sequences leave 72 ranks, and 16 come.
 
@@ -127,15 +138,6 @@ def test_prompts_that_come_together_join_different_ranks():
         assert max(cache.rank_sequences) <= math.ceil(len(held) / ranks)
         different.append(len({request.rank for request in new}) == together)
     assert np.mean(different) > 0.9
-
-
-def test_a_computed_prompt_that_waits_for_its_transfer_keeps_its_rank():
-    """Its place among the sequences is free, but its KV cache is on its rank."""
-    cache = KVCache(SchedulerLimits(1, 10**5, 10**4, 10**7, 1000, ranks=3))
-    for number in range(6):
-        cache.take(Request(number, 0.0, 16, 128, 144))
-        cache.sequences_used -= 1
-    assert cache.rank_sequences == [2, 2, 2]
 
 
 @pytest.mark.parametrize("other", [False, True])

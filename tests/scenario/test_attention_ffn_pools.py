@@ -63,6 +63,11 @@ def served(make_model, make_chip, make_engine):
             "turned": Pools(prefill="afd", decode="one", transfer=link),
             "turned-placed": Pools(prefill=afd, decode=one, transfer=link),
             "both": Pools(prefill="afd", decode="afd", transfer=link),
+            "costly": Pools(
+                prefill="afd",
+                decode="one",
+                transfer=link.model_copy(update={"energy": 3 * LINK_ENERGY}),
+            ),
         },
     )
     return scenario, run(scenario).systems
@@ -159,6 +164,15 @@ def test_energy_and_money_are_those_of_three_pools(served):
     apart = [total_capex(scenario, {name: 1}) for name in ("one", "afd")]
     assert bought.chips == sum(part.chips for part in apart) == 800.0
     assert bought == total_capex(scenario, {"placed.prefill": 1, "placed.decode": 1})
+
+
+def test_kv_caches_take_the_energy_of_their_link_and_hidden_states_that_of_the_chip(served):
+    """Both leave the same chips, and only the link's energy differs between the two systems."""
+    usual, costly = (served[1][name] for name in ("turned", "costly"))
+    tokens = sum(output for *_, output in ASKED)
+    links = [s.costs.energy.joules_per_token_by_cause["links"] * tokens for s in (usual, costly)]
+    more = 2 * LINK_ENERGY * usual.rows.transfers.nbytes
+    assert links[1] - links[0] == pytest.approx(more, rel=1e-9)
 
 
 def test_all_chips_count_and_both_pools_are_named(served):

@@ -69,10 +69,12 @@ def make_scenario(make_model, make_chip, lossy):
         (SLO(ttft=0.02), {"output": 100, "think": 0.5}),
         (SLO(ttft=0.05), {"prompt": 200}),
         (SLO(ttft=0.05), {"kv_tokens": 400}),
+        # One micro-batch does not fill four stages.
+        (SLO(e2el=0.3), {"chips": 4, "plan": Plan(pipeline=4, slots=1)}),
     ],
 )
 def test_users_are_estimated_from_the_limits_that_bind(make_scenario, slo, changes):
-    """Limits of E2EL alone and of TTFT alone, with pauses, long prompts and a small KV cache."""
+    """Limits of E2EL alone and of TTFT alone, with pauses, long prompts, and few places."""
     scenario = make_scenario(slo, **changes)
     estimate = load_bound(scenario, check(scenario)["one"])
     found = capacity(scenario, requests=REQUESTS).systems["one"].best.load
