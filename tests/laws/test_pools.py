@@ -134,6 +134,11 @@ def runs(draw):
     return asked, pools, transfer
 
 
+def chips_of(config):
+    plan = config.costs.layout.plan
+    return config.costs.stages * plan.tensor * plan.attention_data
+
+
 @settings(max_examples=25)
 @given(runs())
 def test_rooms_hold_links_carry_every_prompt_and_leaps_are_their_steps(deployments, drawn):
@@ -157,7 +162,7 @@ def test_rooms_hold_links_carry_every_prompt_and_leaps_are_their_steps(deploymen
     assert moved.nbytes == pytest.approx(nbytes)
     if transfer.overlap == "none":
         rate = transfer.bandwidth * (
-            min(r.costs.stages for r in (prefill[0], decode[0])) if transfer.per == "chip" else 1
+            min(chips_of(r) for r in (prefill[0], decode[0])) if transfer.per == "chip" else 1
         )
         assert sum(moved.busy) == pytest.approx(2 * nbytes / rate)
     for column in ("arrival", "admitted", "first_token", "last_token"):
@@ -242,7 +247,7 @@ def test_early_parts_leave_while_both_replicas_hold_the_request(
         for (kind, n, policy, limits), failed in zip(
             drawn_pools, (failures, decode_failures), strict=True
         ):
-            deployment = deployments[kind.replace("one", "piped")]
+            deployment = deployments["piped drafting" if "drafting" in kind else "piped"]
             configs = pool(deployment, n, policy, failed, **limits)
             samplers = (
                 LinkErrorSampler(errors, deployment.costs, [len(pools), i]) for i in range(n)
