@@ -21,7 +21,7 @@ from sim.cost.rows import StepRows, mixer_rows
 from sim.cost.speculation import Speculation
 from sim.cost.step import Costs, launch_row
 from sim.cost.system_costs import Step, SystemCosts
-from sim.cost.terms import IS_HOP, IS_OVERHEAD, Array, Cause, Row, weighted_sum
+from sim.cost.terms import IS_HOP, IS_OVERHEAD, TIME, Array, Cause, Row, by_term, weighted_sum
 from sim.cost.work import Work
 from sim.units import Bytes, Seconds
 
@@ -253,15 +253,17 @@ class RemoteDraftCosts:
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield the contributions to a step, each as often as it is on the longest path."""
         micro_batches, part = self.micro_batch(work)
-        times = self.parts_of(part)[0]
+        own, verifying = self.model.stages, list(self.model.rows(part))  # experts are drawn once
+        stages = by_term(verifying, own)[:, TIME].sum(axis=1)
+        hops = float(self.model.hops(self.layout.ranked(part)).sum())
+        verified = float(stages.sum()) + hops, float(stages.max())
+        times = self._parts(part, verified, self.remote.time(drafts_of(part))[0])
         counts = max(paths(micro_batches, work.decodes), key=partial(weighted_sum, times))
-        own = self.model.stages
         of_stages = np.full(own, float(counts.verify))
-        if counts.stage:
-            of_stages[np.argmax(self.model.step(part).time)] += counts.stage
+        of_stages[np.argmax(stages)] += counts.stage
         one = np.ones(1)
         parts = (
-            (of_stages, self.model.rows(part)),
+            (of_stages, iter(verifying)),
             (counts.prompts * one, self.remote.rows(self.remote.prompts_of(part))),
             (counts.drafts * one, self.remote.rows(drafts_of(part))),
         )
@@ -270,7 +272,6 @@ class RemoteDraftCosts:
                 for row in rows:
                     yield row._replace(repeats=np.array([row.repeats @ often]))
         if own > 1:
-            hops = float(self.model.hops(self.layout.ranked(part)).sum())
             yield _link_row("hops between stages", hops, counts.verify)
         yield _link_row("drafts, and what is accepted", times.trip, counts.trip)
         yield _link_row("drafts sent", times.busy, counts.busy)
@@ -283,14 +284,17 @@ class RemoteDraftCosts:
     def parts_of(self, part: Work) -> tuple[StepParts, StepParts, int]:
         """Return the times of a micro-batch, what a further step adds to them, and for how many."""
         (verify, stage), (growth, slope), holds = self._verified(part)
-        prompts = self.remote.time(self.remote.prompts_of(part))[0]
         drafts, more, steps = self.remote.time(drafts_of(part))
-        longer = max(self.bytes_out, self.bytes_back)
-        busy = part.decodes * longer / self.link.bandwidth
-        times = StepParts(verify, stage, prompts, drafts, self.trip(part.decodes), busy)
+        times = self._parts(part, (verify, stage), drafts)
         if part.prompt_tokens:
             return times, StepParts(), 1
         return times, StepParts(verify=growth, stage=slope, drafts=more), min(holds, steps)
+
+    def _parts(self, part: Work, model: tuple[Seconds, Seconds], drafts: Seconds) -> StepParts:
+        """Return the times of a micro-batch. model: `verify` and `stage` of `StepParts`."""
+        prompts = self.remote.time(self.remote.prompts_of(part))[0]
+        busy = part.decodes * max(self.bytes_out, self.bytes_back) / self.link.bandwidth
+        return StepParts(*model, prompts, drafts, self.trip(part.decodes), busy)
 
     def _verified(self, part: Work) -> tuple[tuple[Seconds, Seconds], tuple[Seconds, Seconds], int]:
         """Return the times of all stages and of the slowest, what a step adds, and for how many."""

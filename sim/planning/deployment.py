@@ -334,7 +334,8 @@ def _scheduler_limits(
     if engine.tokens_per_beat:
         beat, fill = pipeline_beat(Costs(layout), tokens, request_tokens)
         most = limit or max(MAX_SEQUENCES, fill * budget)
-        slots = plan.slots or max(fill, math.ceil(most / budget))
+        held = min(most, fitted.state_sequences or most)
+        slots = plan.slots or max(fill, math.ceil(held / budget))
         most = min(most, slots * budget)
     else:
         slots = plan.slots or plan.pipeline

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import sim
 from sim.cost.plan import Plan
-from sim.cost.work import Work
+from sim.cost.system_costs import pass_times
+from sim.cost.work import Work, decodes_at
 from sim.hardware.chip import Compute
 from sim.planning.deployment import DeploymentParts, deploy
 from sim.planning.single_request import time_single_request
@@ -80,6 +81,32 @@ def test_sequences_fill_beats_before_more_micro_batches_queue():
         ends = np.sort(rows.last_token)
         rates[users] = 2 * users / (ends[3 * users] - ends[users])
     assert rates[106] == pytest.approx(2 * rates[53], rel=0.15)
+
+
+def test_sequences_with_states_fill_beats_too():
+    """Memory holds the states of 32 sequences. Of 8 in a beat, all are in flight in 9 micro-batches.
+
+    The answers last 39 turns of the fullest micro-batches, or passes if these are longer.
+    """
+    chips = {"chip": "groq-lpu-v1", "chips": 72, "engine": {"like": "groq-compiler"}}
+    chips["engine"] |= {"tokens_per_beat": "8 token"}
+    plan = {"tensor": 8, "weights": "int8", "activations": "int8", "kv": "fp16", "head": "int8"}
+    work = {
+        "kind": "closed",
+        "users": 32,
+        "requests": 32,
+        "prompt": "1 token",
+        "output": "40 token",
+    }
+    changes = {"model": "nemotron-nano-9b-v2", "workload": work}
+    changes |= {"systems": {"lpu": chips | {"plan": plan}}}
+    system = sim.run("llama2-70b-lpu-vs-h100", **changes).systems["lpu"]
+    deployment, rows = system.members["lpu"].deployment, system.rows
+    limits = deployment.limits
+    assert (limits.sequences, limits.fill) == (32, 9)
+    slowest, unloaded = pass_times(deployment.costs, decodes_at(4, 21, None))
+    tpot = np.median(rows.last_token - rows.first_token) / 39
+    assert tpot == pytest.approx(max(9 * slowest, unloaded), rel=0.1)
 
 
 @settings(max_examples=30)

@@ -83,6 +83,9 @@ def test_drawn_experts_of_a_model_are_those_of_the_model_alone(parts, serve_on):
     more = deployment.costs.line(work)[0] - deployment.costs.model.line(work)[0]
     assert [line[0] for line, _ in times] == pytest.approx([time + more for _, time in times])
     assert len({time for _, time in times}) > 1
+    again = [costs.on(layout) for costs in (drawn, alone)]
+    steps = [step_latency(costs, work) for costs in again for _ in range(20)]
+    assert steps == pytest.approx([line[0] for line, _ in times] + [time for _, time in times])
     assert {holds for (_, _, holds), _ in times} == {1}
     requests = [(0.001 * n, 5 + n % 7, 20 + 9 * (n % 5)) for n in range(12)]
     leap, step = (
