@@ -160,6 +160,8 @@ class Replica:
             batch = self.scheduler.idle.popleft()
             batch.clock_error = 0.0
             if not self.start_step(batch):
+                # A prompt may wait for a place that only micro-batches with sequences have.
+                executor.interrupt(self.steady_prompt())
                 self.scheduling_requested = False
                 return
         self.scheduling_requested = False

@@ -109,6 +109,24 @@ def test_sequences_with_states_fill_beats_too():
     assert tpot == pytest.approx(max(9 * slowest, unloaded), rel=0.1)
 
 
+@pytest.mark.parametrize("leap", [True, False])
+def test_prompts_that_come_one_by_one_leave_the_lap_as_short_as_the_pipeline(
+    compiled, serve_on, leap
+):
+    """Sequences of staggered prompts join micro-batches that decode, not empty ones.
+
+    With four tokens per beat, the 11 sequences at one time fit into four micro-batches, which fill
+    four stages. A decode takes at most a lap of them, and a beat for a prompt that comes.
+    """
+    deployment = compiled("four stages", 4)
+    costs, fill = deployment.costs, deployment.limits.fill
+    full = costs.step(Work(decodes=4, context=4, logits=4)).time
+    lap = max(full.sum() + costs.hops(4).sum(), fill * full.max())
+    rows = serve_on(deployment, [(9.3 * lap * i, 1, 100) for i in range(30)], leap=leap)
+    tpot = (rows.last_token - rows.first_token) / 99
+    assert tpot.max() <= lap + full.max()
+
+
 @settings(max_examples=30)
 @given(plans, beats, st.integers(1, 60))
 def test_a_prompt_takes_a_beat_for_each_piece_and_one_unloaded_pass(
