@@ -40,7 +40,7 @@ from sim.validation.validate import shipped_table
 
 FEWEST_ROWS = 4
 FEWEST_FORMS = 3  # shapes of experts, of which each can be left out
-WORTH = 0.05  # share by which further numbers must reduce the error of shapes that are left out
+LEAST_GAIN = 0.05  # share by which further numbers must reduce the error of shapes that are left out
 NO_EFFECT = 1e-3  # relative change of times, below which a number has no effect
 TOO_VAGUE = 0.5  # standard error / value, above which a number is not identified
 # Start, lowest and highest value of each number.
@@ -193,7 +193,7 @@ def _fit_losses(key: str, rows: list[MeasuredWork], tiles: Mapping[str, int]) ->
     names, forms = _names(key), np.array([row.work.form for row in rows])
     fit = _least_error(names, times, measured)
     if key.startswith("experts") and len(set(forms)) >= FEWEST_FORMS:
-        error = (1 - WORTH) * _left_out_error(names, times, measured, forms)
+        error = (1 - LEAST_GAIN) * _left_out_error(names, times, measured, forms)
         for further in (PASSES[:1], PASSES):
             more = _least_error((*names, *further), times, measured)
             other = _left_out_error((*names, *further), times, measured, forms)
