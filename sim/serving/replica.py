@@ -91,8 +91,7 @@ class Replica:
     def on_submit(self) -> None:
         """Admit requests after the queue has changed, and let micro-batches take their prompts."""
         if (not self.reserve or self.admission.late) and self.scheduler.in_flight:
-            # Free KV is known only after the current step: end it early and admit then.
-            # Late requests are queued then, too (`start_next`).
+            # Free KV is known only after the step, and late requests are queued then: end it early.
             self.executor.interrupt()
             return
         self.admission.admit()
@@ -160,8 +159,7 @@ class Replica:
             batch = self.scheduler.idle.popleft()
             batch.clock_error = 0.0
             if not self.start_step(batch):
-                # A prompt may wait for a place that only micro-batches with sequences have.
-                executor.interrupt(self.steady_prompt())
+                executor.interrupt(self.steady_prompt())  # its place may be beside decodes
                 self.scheduling_requested = False
                 return
         self.scheduling_requested = False

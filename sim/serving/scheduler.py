@@ -185,34 +185,9 @@ class Scheduler:
         budget, queue = self.limits.token_budget, QueueView(self, batch)
         return BatchState(batch.running, batch.begun, prompts, budget, self.size, queue)
 
-    @property
-    def most_sequences(self) -> int:
-        """The most sequences of a micro-batch."""
-        return self.policies.size or self.limits.batch_sequences
-
-    @property
-    def batches_needed(self) -> int:
-        """The micro-batches over which sequences spread, and more only if those are full."""
-        full = -(-self.admission.kv_cache.sequences_used // self.most_sequences)
-        return max(self.limits.spread, full)
-
     def places(self, batch: MicroBatch) -> int:
-        """Return how many more sequences a micro-batch may take: an even share of all admitted.
-
-        With a remainder r, r of the `SchedulerLimits.spread` micro-batches hold one more. Otherwise
-        requests that come together would pack into one, and the stages would wait for it.
-        An empty micro-batch has no place while others hold as many as `batches_needed`: one more
-        would lengthen the lap of all, though others have room in their beats.
-        """
-        if not batch.running and self.limits.fill is not None:
-            holding = sum(bool(other.running or other.prefilled) for other in self.batches)
-            if holding - bool(batch.prefilled) >= self.batches_needed:
-                return 0
-        share, more = divmod(self.admission.kv_cache.sequences_used, self.limits.spread)
-        others = (other.running for other in self.batches if other is not batch)
-        if more and (not share or sum(running > share for running in others) < more):
-            share += 1
-        return min(share, self.most_sequences) - batch.running
+        """Return how many more sequences a micro-batch may take."""
+        return free_places(batch, self.batches, self.admission)
 
     def steps_until_change(self, batch: MicroBatch) -> int:
         """Return the steps for which nothing changes."""
@@ -319,3 +294,24 @@ class Scheduler:
             self.keep_kv(request, decoded, steps)
         request.prefilled = request.prompt + decoded
         return decoded, steps
+
+
+def free_places(batch: MicroBatch, batches: list[MicroBatch], admission: Admission) -> int:
+    """Return how many more sequences a micro-batch may take: an even share of all admitted.
+
+    With a remainder r, r of the `SchedulerLimits.spread` micro-batches hold one more. Otherwise
+    requests that come together would pack into one, and the stages would wait for it.
+    An empty micro-batch has no place while enough others hold sequences: one more would lengthen
+    the lap of all, though others have room in their beats.
+    """
+    limits, admitted = admission.limits, admission.kv_cache.sequences_used
+    most = admission.policies.size or limits.batch_sequences
+    if not batch.running and limits.fill is not None:
+        holding = sum(bool(other.running or other.prefilled) for other in batches)
+        if holding - bool(batch.prefilled) >= max(limits.spread, -(-admitted // most)):
+            return 0
+    share, more = divmod(admitted, limits.spread)
+    others = (other.running for other in batches if other is not batch)
+    if more and (not share or sum(running > share for running in others) < more):
+        share += 1
+    return min(share, most) - batch.running

@@ -40,7 +40,7 @@ from sim.validation.validate import shipped_table
 
 FEWEST_ROWS = 4
 FEWEST_FORMS = 3  # shapes of experts, of which each can be left out
-LEAST_GAIN = 0.05  # share by which further numbers must reduce the error of shapes that are left out
+LEAST_GAIN = 0.05  # share by which more numbers must reduce the error of shapes left out
 NO_EFFECT = 1e-3  # relative change of times, below which a number has no effect
 TOO_VAGUE = 0.5  # standard error / value, above which a number is not identified
 # Start, lowest and highest value of each number.

@@ -53,7 +53,8 @@ def pool(deployment, replicas=1, policies=DEFAULT, outages=(), **limits):
 def serve_pools(asked, prefill, decode, transfer=INSTANT, leap=True, sent=None):
     """The rows.  At the end no replica holds room, and nothing is on its way.
 
-    sent: to which each transfer adds when there was room for it, its ends, and its times of use.
+    sent: to which each transfer adds when it was planned, and since when there was room for it, its
+    ends, and its times of use.
     """
     pools = PoolConfig(len(prefill), transfer)
     service = Service(asked, [*prefill, *decode], least_loaded, pools=pools, leap=leap)
@@ -63,7 +64,7 @@ def serve_pools(asked, prefill, decode, transfer=INSTANT, leap=True, sent=None):
 
         def recorded(journey):
             start(journey)
-            sent.append((journey.reserved_at, journey.ends, list(journey.sent)))
+            sent.append((service.env.now, journey.reserved_at, journey.ends, list(journey.sent)))
 
         fleet.start = recorded
     rows = service.run()
@@ -261,12 +262,12 @@ def test_early_parts_leave_while_both_replicas_hold_the_request(
     configs = [*pools[0], *pools[1]]
     assert all(bool(reason) != ok for reason, ok in zip(rows.reason, rows.finished, strict=True))
     used = [[] for _ in configs]
-    for reserved, ends, intervals in sent:
+    for now, reserved, ends, intervals in sent:
         assert intervals[0][0] >= reserved - 1e-9
         for number in ends:
             for o in configs[number].outages:
-                # A replica that fails breaks off the transfer.
-                assert intervals[0][0] <= o.at or intervals[0][0] >= o.at + o.lasts - 1e-9
+                # A replica that fails breaks off its transfers, also those that wait for a link.
+                assert now <= o.at or now >= o.at + o.lasts - 1e-9
             used[number] += intervals
     whole = not (failures or decode_failures)
     for number, link in enumerate(used if whole and transfer.per != "flow" else []):
