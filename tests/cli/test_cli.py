@@ -29,6 +29,11 @@ systems:
 """
 
 
+def written(folder):
+    """The paths in a folder. Python itself may add bytecode."""
+    return sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """A working folder that holds mine.yaml."""
@@ -42,12 +47,12 @@ def refusal(sramsim, folder):
     """Return the one line on stderr of a command that must fail and write nothing."""
 
     def call(*words: str) -> str:
-        before = sorted(folder.rglob("*"))
+        before = written(folder)
         status, out, err = sramsim(*words)
         assert (status, out) == (2, "")
         assert err.endswith("\n")
         assert len(err.splitlines()) == 1
-        assert sorted(folder.rglob("*")) == before
+        assert written(folder) == before
         return err.rstrip("\n")
 
     return call
@@ -527,9 +532,9 @@ def test_an_out_that_cannot_be_written_is_an_error_before_the_simulation(refusal
 )
 def test_a_run_that_stops_leaves_nothing(sramsim, folder, monkeypatch, error, end):
     monkeypatch.setattr(result, "run", raising(error))
-    before = sorted(folder.rglob("*"))
+    before = written(folder)
     assert sramsim("run", "mine.yaml", "--out", "out/deep") == end
-    assert sorted(folder.rglob("*")) == before
+    assert written(folder) == before
 
 
 def test_an_error_of_ours_keeps_its_traceback(sramsim, monkeypatch):
