@@ -13,7 +13,6 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammainc, ndtr
 
 from sim.planning.deployment import Deployment
 from sim.studies.paces import Paces, first_token, mean_step, paced_step
@@ -257,6 +256,8 @@ class LateRequests:
                 return first, lambda time: busy * np.exp(-time * busy / first)
             longer = deviation * normal.pdf(start / deviation) / waiting - start
             mean = (mean + busy * longer) / 2
+        from scipy.special import ndtr  # takes longer to load than most commands need
+
         return mean, lambda time: busy * (1 - ndtr((time + start) / deviation)) / waiting
 
     def _answers_in_time(
@@ -272,5 +273,7 @@ class LateRequests:
         prompts = rate * self.tokens * (late * limit + (1 - late) * tpot[1])
         mean, variance = prompts * delay.mean(), prompts * (delay**2).mean()
         spare = np.maximum(self.tokens * (limit - tpot[0]), 0.0)
+        from scipy.special import gammainc  # see above
+
         within: Times = gammainc(mean**2 / variance, spare * mean / variance)
         return np.where(limited, within, 1.0)
