@@ -5,6 +5,7 @@ serving loop, which the laws hold to the rows. The functions here follow from th
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from sim.cost.energy import Tally
@@ -98,6 +99,13 @@ def token_terms(costs: SystemCosts, work: Work) -> Array:
 def step_latency(costs: SystemCosts, work: Work) -> Seconds:
     """Return the time of a step through all stages, and of its tokens back to the first one."""
     return float(step_terms(costs, work)[:, TIME].sum()) + costs.back
+
+
+def expected_costs(costs: SystemCosts) -> SystemCosts:
+    """Return costs that take no draws of experts, but have the expected loads of shards."""
+    if costs.layout.expert_seed is None:
+        return costs
+    return costs.on(replace(costs.layout, expert_seed=None))
 
 
 def leave_times(costs: SystemCosts, work: Work) -> tuple[Seconds, Seconds]:

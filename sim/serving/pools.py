@@ -21,6 +21,7 @@ from functools import cache, partial
 import simpy
 
 from sim.cost.kv_transfer import prompt_kv_bytes
+from sim.cost.system_costs import expected_costs
 from sim.results.rows import Rows, Transfers
 from sim.serving.event_order import CallAfter, call_at
 from sim.serving.executors.choice import executor_for
@@ -92,13 +93,15 @@ class PooledFleet(ServingFleet):
         self.decode_router: Router = checked_router(configs[-1].policies.router)
         self.overhead = configs[0].overhead
         self.patience = configs[0].policies.deadline
+        self.prompt_costs = expected_costs(
+            configs[0].costs
+        )  # all prefill replicas have this layout
         longest_prefill = 0.0
         if pools.transfer.overlap != "none":
             longest = int(rows.requests.prompt.max())
-            longest_prefill = chunk_times(configs[0].costs, configs[0].limits, longest)[-1]
+            longest_prefill = chunk_times(self.prompt_costs, configs[0].limits, longest)[-1]
         self.links = KVLinks(pools.transfer, configs, longest_prefill)
-        layout = configs[0].costs.layout  # of all prefill replicas
-        self.kv_bytes = cache(partial(prompt_kv_bytes, layout))
+        self.kv_bytes = cache(partial(prompt_kv_bytes, self.prompt_costs.layout))
         rows.transfers = Transfers(len(rows.arrival), self.links.busy)
         self.find_pools()
 
@@ -199,7 +202,7 @@ class PooledFleet(ServingFleet):
         nbytes = self.kv_bytes(request.prompt - request.prefilled)
         computed = request.prompt - int(rows.cached[request.id])
         before = journey.computed_at - journey.reserved_at
-        parts = early_parts(transfer, config.costs, config.limits, computed, before)
+        parts = early_parts(transfer, self.prompt_costs, config.limits, computed, before)
         journey.sent = self.links.send(now, ends, nbytes, parts)
         begins_after = [begin for begin, end in journey.sent if end >= now]
         start, end = max(now, begins_after[0]), journey.sent[-1][1] + transfer.latency

@@ -6,7 +6,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from pydantic import Field
@@ -220,9 +220,8 @@ def chunk_times(costs: SystemCosts, limits: SchedulerLimits, tokens: int) -> lis
     """Return when each chunk of a prompt leaves the last stage, after it alone has begun [s].
 
     Each stage serves the chunks in order, and in a pipeline several stages compute one prompt.
-    Left out: drawn loads of experts; the expected ones stand for them.
+    costs: those that take no draws, `expected_costs`.
     """
-    costs = costs.on(replace(costs.layout, expert_seed=None))
     free, leaves = [0.0] * costs.stages, list[Seconds]()
     for start in range(0, tokens, limits.prompt_budget):
         work = Work()

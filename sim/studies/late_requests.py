@@ -80,9 +80,9 @@ class LateRequests:
     * The wait is that of an M/G/1 queue: it is exponential, with the mean of Pollaczek and
       Khinchine. In a closed loop users that wait send nothing, so its tail is a normal one.
       Each attention rank has a queue of its own.
-    * What prompts add to an answer is a compound Poisson sum, with the gamma distribution of the
-      same mean and variance. With a pause that is shorter than the answer, prompts come with the
-      steps of other answers, and not with time.
+    * The delay of an answer by prompts is a compound Poisson sum, with the gamma distribution of
+      the same mean and variance. With a pause that is shorter than the answer, prompts come with
+      the steps of other answers, and not with time.
 
     Left out: room that requests wait for, and changes of the batch.
     Source: Kleinrock, Queueing Systems, volume 1, section 5.6; volume 2, section 2.7.
@@ -273,7 +273,7 @@ class LateRequests:
         prompts = rate * self.tokens * (late * limit + (1 - late) * tpot[1])
         mean, variance = prompts * delay.mean(), prompts * (delay**2).mean()
         spare = np.maximum(self.tokens * (limit - tpot[0]), 0.0)
-        from scipy.special import gammainc  # see above
+        from scipy.special import gammainc  # loaded here for the same reason as `ndtr`
 
         within: Times = gammainc(mean**2 / variance, spare * mean / variance)
         return np.where(limited, within, 1.0)

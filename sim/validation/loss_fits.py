@@ -241,6 +241,7 @@ def _with_tiles(key: str, tiles: Mapping[str, int]) -> Engine:
 
 
 def points_text(rows: list[MeasuredWork]) -> str:
+    """Return the number of rows and their chips: '24 times on h100-sxm'."""
     return f"{len(rows)} times on {', '.join(sorted({row.chip.id for row in rows}))}"
 
 

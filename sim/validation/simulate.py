@@ -98,7 +98,7 @@ def serve_point(point: MeasuredPoint) -> dict[str, Seconds]:
 def sharing_costs(deployment: Deployment) -> Deployment:
     """Return a deployment with the costs of an equal layout, if one of the last ones had them.
 
-    The points of one configuration differ in their users alone.  SystemCosts keep the times of each
+    The points of one configuration differ in their users alone.  Costs keep the times of each
     number of tokens, which most of these points need.
     """
     for costs in _LAST_COSTS:

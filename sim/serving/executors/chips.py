@@ -1,7 +1,6 @@
 """Steps at chip fidelity: every chip and link is simulated."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import simpy
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 
 from sim.chipsim.collectives import SimProcess
 from sim.chipsim.machine import ChipMachine, MachineStep
+from sim.cost.system_costs import expected_costs
 from sim.results.histogram import Gaps
 from sim.results.rows import Traffic
 from sim.serving.executors.executor import BatchStep, Executor
@@ -40,7 +40,7 @@ class ChipExecutor(Executor):
     def abort(self) -> None:
         """Book the steps under way in part: the seconds worked, divided by those of equal chips."""
         self.machine.abort()
-        whole = self.costs.on(replace(self.costs.layout, expert_seed=None))  # takes no draws
+        whole = expected_costs(self.costs)
         for batch_step, step in self.under_way.items():
             part = min(1.0, step.worked / float(whole.step(batch_step.work).time.sum()))
             self.tally.add(batch_step.work, part - 1)
