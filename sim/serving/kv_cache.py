@@ -100,9 +100,9 @@ class KVCache:
     kv_used: tokens that requests hold or have reserved, each shared block once.
     kept: tokens of cached blocks that no request holds; a part of what is free.
     rank_sequences: sequences of each attention rank, also those whose prompts come from another
-        replica. A full share is an equal one.
+        replica.
     rank_prompts: prompt tokens that each rank has yet to compute. A request joins the rank with the
-        fewest, of those with less than a full share.
+        fewest, of those with less than an equal share of the sequences.
     With attention data parallelism, the room is the sum over the ranks.
     Left out: ranks that cache for themselves, and windows of sequences that share a prefix. Also
     the copy of a last block, whose last token is computed again.
@@ -192,7 +192,8 @@ class KVCache:
 
         A step lasts as long as its longest rank. So no rank takes more than an equal share of the
         sequences, and prompts that come together go to different ranks.
-        Source: vLLM, DPLBAsyncMPClient: a waiting request counts as four running ones.
+        Assumed: this order. vLLM's DPLBAsyncMPClient also counts waiting requests for more than
+        running ones, but adds both.
         """
         if len(self.rank_sequences) == 1:
             return 0

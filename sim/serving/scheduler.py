@@ -306,6 +306,8 @@ def free_places(batch: MicroBatch, batches: list[MicroBatch], admission: Admissi
     """
     limits, admitted = admission.limits, admission.kv_cache.sequences_used
     most = admission.policies.size or limits.batch_sequences
+    if most == 1:
+        return 1 - batch.running  # whatever the others hold, which takes long to count
     if not batch.running and limits.fill is not None:
         holding = sum(bool(other.running or other.prefilled) for other in batches)
         if holding - bool(batch.prefilled) >= max(limits.spread, -(-admitted // most)):
