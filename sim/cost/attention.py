@@ -142,6 +142,8 @@ class AttentionKind:
         self.width, self.prompts = width, prompts
         self._decodes: dict[int, AttentionCore] = {}
         self._chunks: dict[tuple[int, int], AttentionCore] = {}
+        # By block of numbers of sequences: float[time, sequences - first] of their lines.
+        self._lines: dict[int, tuple[bool, Array]] = {}
 
     def of_decodes(self, decodes: int) -> AttentionCore:
         """Return the attention of a layer for the tokens of so many sequences."""
@@ -167,17 +169,20 @@ class AttentionKind:
             self._chunks[key] = core
         return self._chunks[key]
 
-    def lines(self, numbers: range) -> list[DecodeLine]:
-        """Return the attention of a layer over the context, for each number of sequences.
+    def line(self, decodes: int, together: int) -> DecodeLine:
+        """Return the attention of one layer over the context, for a number of sequences.
 
-        numbers: of sequences; several only if the formulas take arrays (`Costs.together`).
+        together: numbers of sequences whose times are computed at once (`Costs.together`).
         """
-        if len(numbers) == 1:
-            return [decode_line(self.of_decodes(numbers[0]), numbers[0], self.width)]
-        decodes = cast("int", np.array(numbers))
-        windowed, *times = decode_line(self._decode_core(decodes), decodes, self.width)
-        columns = [np.broadcast_to(time, len(numbers)).tolist() for time in times]
-        return [DecodeLine(windowed, *row) for row in zip(*columns, strict=True)]
+        if together == 1:
+            return decode_line(self.of_decodes(decodes), decodes, self.width)
+        block, place = divmod(decodes - 1, together)
+        if block not in self._lines:
+            numbers = cast("int", block * together + np.arange(1, together + 1))
+            windowed, *times = decode_line(self._decode_core(numbers), numbers, self.width)
+            self._lines[block] = windowed, np.stack(np.broadcast_arrays(*times))
+        windowed, table = self._lines[block]
+        return DecodeLine(windowed, *table[:, place].tolist())
 
 
 def attention_core(

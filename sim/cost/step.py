@@ -244,11 +244,7 @@ class Costs(StepRows):
     def decode_lines(self, decodes: int) -> list[DecodeLine]:
         """Return the attention of one layer for a number of sequences, for each kind."""
         if decodes not in self._lines:
-            first = decodes - (decodes - 1) % self.together
-            numbers = range(first, first + self.together)
-            lines = [kind.lines(numbers) for kind in self.kinds]
-            for place, number in enumerate(numbers):
-                self._lines[number] = [lines_of_kind[place] for lines_of_kind in lines]
+            self._lines[decodes] = [kind.line(decodes, self.together) for kind in self.kinds]
         return self._lines[decodes]
 
 
