@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
+from functools import cached_property
 from itertools import chain, zip_longest
 from typing import Annotated, Self
 
@@ -41,32 +42,39 @@ class Nested(Topology, ABC):
     def parts(self) -> tuple[Topology, ...]:
         """Return the topology of each level, from inside to outside, with its `chips`."""
 
+    @cached_property
+    def _parts(self) -> tuple[Topology, ...]:
+        """`parts`, kept: each route of a message needs them, and they are new values."""
+        return self.parts()
+
     @property
     def takes_arrays(self) -> bool:
-        return super().takes_arrays and all(part.takes_arrays for part in self.parts())
+        return super().takes_arrays and all(part.takes_arrays for part in self._parts)
 
     def route(self, a: int, b: int) -> tuple[Hop, ...]:
         """Return the hops, level by level from inside; a level's switches carry its number."""
         hops: list[Hop] = []
         stride = 1
-        for level, part in enumerate(self.parts()):
-            here, there = (chip // stride % (part.chips or 1) for chip in (a, b))
-            first = a - here * stride  # the chip at place 0 of this level
-            for hop in part.route(here, there):
-                i, j = (
-                    first + end * stride if isinstance(end, int) else f"{level}.{first}.{end}"
-                    for end in hop
-                )
-                hops.append((i, j))
-            a = first + there * stride
-            stride *= part.chips or 1
+        for level, part in enumerate(self._parts):
+            chips = part.chips or 1
+            here, there = a // stride % chips, b // stride % chips
+            if here != there:
+                first = a - here * stride  # the chip at place 0 of this level
+                for hop in part.route(here, there):
+                    i, j = (
+                        first + end * stride if isinstance(end, int) else f"{level}.{first}.{end}"
+                        for end in hop
+                    )
+                    hops.append((i, j))
+                a = first + there * stride
+            stride *= chips
         return tuple(hops)
 
     def segments(self, a: int, b: int) -> tuple[Segment, ...]:
         """Return the segments of each level's topology, with its cables named as in the route."""
         segments: list[Segment] = []
         stride = 1
-        for level, part in enumerate(self.parts()):
+        for level, part in enumerate(self._parts):
             here, there = (chip // stride % (part.chips or 1) for chip in (a, b))
             first = a - here * stride
             for segment in part.segments(here, there):
@@ -86,7 +94,7 @@ class Nested(Topology, ABC):
         Raises: ValueError if no level has such a hop.
         """
         stride = 1
-        for level, part in enumerate(self.parts()):
+        for level, part in enumerate(self._parts):
             names = [end.split(".", 2) for end in hop if isinstance(end, str)]
             i, j = (
                 end // stride % (part.chips or 1) if isinstance(end, int) else end.split(".", 2)[2]
@@ -121,7 +129,7 @@ class Nested(Topology, ABC):
         Left out: the bandwidth of the detour.
         """
         detour = 0.0
-        for part in self.parts():
+        for part in self._parts:
             n = part.chips or 1
             blocks = range(group[0] // n, group[-1] // n + 1)
             ends = dict.fromkeys([blocks[0], *blocks[1:2], blocks[-1]])  # the others are full
@@ -210,7 +218,7 @@ class Nested(Topology, ABC):
         If both stages are in one innermost block, that level's topology decides.
         Otherwise each message counts for itself.
         """
-        part = self.parts()[0]
+        part = self._parts[0]
         n, block = part.chips or 1, group[0] // (part.chips or 1)
         if (group[-1] + len(group)) // n != block:
             return super().shift(group, nbytes)
@@ -331,7 +339,7 @@ class Hierarchical(Nested):
     def blocks(self, group: range) -> tuple[int, ...]:
         """Return how many chips, nodes, racks and so on a group has, as far as it has several."""
         strides = [
-            math.prod(part.chips or 1 for part in self.parts()[:level])
+            math.prod(part.chips or 1 for part in self._parts[:level])
             for level in range(len(self.levels))
         ]
         counts = [group[-1] // stride - group[0] // stride + 1 for stride in strides]
