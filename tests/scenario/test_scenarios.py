@@ -40,10 +40,10 @@ VERDICTS = {
     ): "OVERLOADED",  # as the server was whose requests these are: a minute to the first token
 }
 # What a long scenario is cut to, with an outage of as large a part of it: its question and its verdicts stay.
-OUTAGE = "[{at: 150 s, lasts: 60 s}]"
+OUTAGE = "[{at: 75 s, lasts: 30 s}]"
 SHORTER = {
     "day-in-the-life": [
-        "workload.requests=1200",
+        "workload.requests=600",
         *(
             f"systems.{name}.outages={OUTAGE}"
             for name in ("one-of-lpus", "two-of-lpus", "four-of-h100x8")
@@ -54,7 +54,8 @@ SHORTER = {
         "workload.output=32 token",
         "measure.window=[0 s, 9 s]",
     ],
-    "afd-step3": ["workload.output=32 token"],
+    "afd-step3": ["workload.users=1536", "workload.requests=1536", "workload.output=32 token"],
+    "azure-conversation": ["workload.synthetic.requests=400"],
     "claims/lpx": [
         "order_by=null",
         "workload.requests=9",
@@ -79,11 +80,15 @@ SHORTER = {
     "jitter": ["workload.prompt=2 token", "workload.output=6 token"],
     "kimi-k2-afd": ["workload.requests=64", "workload.output=8 token"],
     "kimi-k2-on-lpus": ["workload.output=4 token"],
-    "latency-vs-load": ["workload.requests=1000"],
+    "latency-vs-load": ["workload.requests=500"],
     "link-errors": ["workload.requests=24"],
     "long-contexts": ["workload.prompt=2048 token"],
-    "lpu-decode-h100-prefill": ["workload.requests=1000"],
+    "lpu-decode-h100-prefill": ["workload.requests=500"],
+    "mixed-requests": ["workload.requests=1000"],
+    "mooncake-conversation": ["workload.synthetic.requests=150"],
     "pareto": ["workload.requests=100"],
+    "scheduling": ["workload.requests=600"],
+    "shared-prefix": ["workload.requests=300"],
     "spares": [
         f"systems.{name}.faults.samples=60" for name in ("no-spare", "pooled", "one-per-rack")
     ],
@@ -392,7 +397,7 @@ def test_the_estimate_is_followed_by_the_answer_for_a_token(monkeypatch, capsys)
     assert usd["nodes"] == pytest.approx(usd["h100x8"], rel=1e-3)
 
 
-FAILING = "{chip: {rate: 1e-3 failure/h}, repair: 24 h, detection: 10 min, horizon: 12 month, samples: 20}"
+FAILING = "{chip: {rate: 1e-3 failure/h}, repair: 24 h, detection: 10 min, horizon: 12 month, samples: 8}"
 
 
 def test_replicas_fail_each_for_itself_and_a_fleet_as_its_members_do():
