@@ -2,14 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint wheel-test reference gallery docs clean
+.PHONY: help demo test tests lint wheel-test reference gallery docs clean
 help: ## print this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: .venv/ready ## set up .venv, run the flagship scenario, leave figures in out/
 	$(BIN)/sramsim run scenarios/llama2-70b-lpu-vs-h100.yaml --out out --plots
 
-test: lint ## check format, lint, types and layers, then run all tests
+# Side by side, since types are checked on one core.
+test: .venv/ready ## check format, lint, types and layers, and run all tests
+	$(MAKE) --no-print-directory --jobs=2 lint tests
+
+tests: .venv/ready
 	$(BIN)/pytest -n auto --dist worksteal
 
 lint: .venv/ready ## only the checks

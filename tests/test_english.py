@@ -53,9 +53,14 @@ def tree_of(path):
     return ast.parse(path.read_text())
 
 
+@cache
+def nodes_of(path):
+    return tuple(ast.walk(tree_of(path)))
+
+
 def prose(path):
     """Yield line numbers and texts of docstrings and comments; a comment's lines are one text."""
-    for node in ast.walk(tree_of(path)):
+    for node in nodes_of(path):
         documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
         if documented and (text := ast.get_docstring(node)):
             yield getattr(node, "lineno", 1), text
@@ -88,20 +93,20 @@ def test_sentences_begin_with_their_subject():
 
 def variables(path):
     """Return the names that a module gives to variables and arguments."""
-    tree = tree_of(path)
+    nodes = nodes_of(path)
     keys = {  # a field has the name of its key in files
         field.target
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.ClassDef)
         for field in node.body
         if isinstance(field, ast.AnnAssign)
     }
     names = {
         node.id
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node not in keys
     }
-    names |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    names |= {node.arg for node in nodes if isinstance(node, ast.arg)}
     return names
 
 
@@ -127,7 +132,7 @@ def error_makers():
     return {
         node.name: node.returns.id
         for path in MODULES
-        for node in ast.walk(tree_of(path))
+        for node in nodes_of(path)
         if isinstance(node, ast.FunctionDef)
         and isinstance(node.returns, ast.Name)
         and node.returns.id in USER_ERRORS
@@ -144,11 +149,11 @@ def raised_errors(function, makers):
                 yield error
 
 
-def undocumented_errors(tree, makers):
+def undocumented_errors(nodes, makers):
     """Return 'line: function: class' of each error that a public function's docstring lacks."""
     return [
         f"{node.lineno}: {node.name}: {error}"
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
         for error in sorted(set(raised_errors(node, makers)))
         if not any(
@@ -162,7 +167,7 @@ def test_public_functions_list_the_user_errors_that_they_raise():
     wrong = [
         f"{name_of(path)}:{error}"
         for path in DOCUMENTED
-        for error in undocumented_errors(tree_of(path), error_makers())
+        for error in undocumented_errors(nodes_of(path), error_makers())
     ]
     assert wrong == []
 
@@ -186,7 +191,7 @@ def parse(text):
     raise ScenarioError(text)
 '''
     makers = {"unknown_name": "UserError", "plan_error": "PlanError"}
-    assert undocumented_errors(ast.parse(source), makers) == [
+    assert undocumented_errors(ast.walk(ast.parse(source)), makers) == [
         "10: load: UserError",
         "14: parse: ScenarioError",
     ]
@@ -196,6 +201,6 @@ def test_modules_are_short():
     """Stay under 400 lines, classes under 250."""
     for path in MODULES:
         assert len(path.read_text().splitlines()) <= 400, path
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             if isinstance(node, ast.ClassDef):
                 assert node.end_lineno - node.lineno < 250, (path, node.name)

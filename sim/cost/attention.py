@@ -142,7 +142,7 @@ class AttentionKind:
         self.width, self.prompts = width, prompts
         self._decodes: dict[int, AttentionCore] = {}
         self._chunks: dict[tuple[int, int], AttentionCore] = {}
-        # By block of numbers of sequences: float[time, sequences - first] of their lines.
+        # float[time, number of sequences] of lines, for each block of numbers.
         self._lines: dict[int, tuple[bool, Array]] = {}
 
     def of_decodes(self, decodes: int) -> AttentionCore:

@@ -1041,8 +1041,8 @@ def test_a_stdout_that_is_full_is_one_line_and_status_2(words):
     ("words", "status", "lost"),
     [
         ("run mine.yaml --json --out out", 0, "closed"),
-        ("run nope.yaml", 2, "closed"),
-        ("run nope.yaml", 2, "full"),
+        ("new ..", 2, "closed"),
+        ("new ..", 2, "full"),
     ],
 )
 def test_what_cannot_be_said_on_stderr_is_no_reason_to_fail(words, status, lost):
@@ -1064,7 +1064,7 @@ ASCII = [
 NAMED = """
 assert end("run", "frühling.yaml", "--out", "größe") == 0
 assert end("compare", "größe", "größe") == 0
-assert end("report", "größe", "-o", "größe/page.html") == 0
+assert end("report", "größe", "--brief", "-o", "größe/page.html") == 0
 sys.exit(end("check", "nirgendwo-dä.yaml"))
 """
 

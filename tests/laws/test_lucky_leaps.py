@@ -91,7 +91,7 @@ def runs(draw):
     }
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(runs())
 def test_a_leap_is_its_steps(layouts, run):
     deployment, slots = layouts[run["layout"]], run["slots"]

@@ -166,7 +166,7 @@ requests = st.lists(
     st.sampled_from(["dense", "windows"]),
     engines,
 )
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_many_requests_take_the_same_time(lay, serve_on, drawn, topology, plan, model, engine):
     deployment = lay(APART[topology], plan, model, engine)
     assert uncontended(deployment)
@@ -193,7 +193,7 @@ def test_drafts_take_the_same_time(
 
 
 @given(requests, st.sampled_from(list(SHARED)), st.sampled_from(PLANS), engines)
-@settings(max_examples=20)
+@settings(max_examples=14)
 def test_where_no_message_waited_the_time_is_the_same(lay, serve_on, drawn, topology, plan, engine):
     """Whatever the topology: only messages of other stages or passages, met on a cable, tell the two apart."""
     deployment = lay(SHARED[topology], plan, engine=engine)

@@ -100,7 +100,7 @@ def test_the_capacity_of_one_server_is_that_of_queueing_theory(make_scenario, se
     """Service and a wait of 2.5 times that, for nine of ten: M/D/1 bears a load of 0.74."""
     found = []
     for seed in SEEDS:
-        system = capacity(make_scenario(SLO(ttft=3.5 * service), seed=seed), requests=1000).systems[
+        system = capacity(make_scenario(SLO(ttft=3.5 * service), seed=seed), requests=600).systems[
             "one"
         ]
         found.append(math.sqrt(system.best.load * system.above.load) * service)
@@ -184,21 +184,22 @@ def test_a_limit_that_bears_any_wait_leaves_what_the_chip_can_serve(make_scenari
 
 
 @pytest.mark.parametrize(
-    ("slo", "answer", "options"),
+    ("slo", "answer", "requests", "options"),
     [
         (
             SLO(tpot=1.0),
             Length(fixed=200),
+            500,
             {"max_sequences": 8},
         ),  # the others wait for ever, and no limit is missed for that
-        (SLO(tpot=1.0), Length(uniform=(1, 100)), {}),
-        (SLO(ttft=0.05, tpot=1.0), ANSWER, {}),  # one token has no TPOT
+        (SLO(tpot=1.0), Length(uniform=(1, 100)), 2000, {}),
+        (SLO(ttft=0.05, tpot=1.0), ANSWER, 1000, {}),  # one token has no TPOT
     ],
 )
-def test_no_more_is_reported_than_is_served(make_scenario, slo, answer, options):
+def test_no_more_is_reported_than_is_served(make_scenario, slo, answer, requests, options):
     """Also without a limit of waiting.  Just above, less is served than is offered."""
     workload = Poisson(rate=1.0, requests=100, prompt=PROMPT, output=answer)
-    found = capacity(make_scenario(slo, workload, **options))
+    found = capacity(make_scenario(slo, workload, **options), requests=requests)
     told = found.as_json()["systems"]["one"]
     assert found.systems["one"].best.kept >= 0.97
     served = told["output_throughput"] / answer.mean
