@@ -397,7 +397,9 @@ def test_the_estimate_is_followed_by_the_answer_for_a_token(monkeypatch, capsys)
     assert usd["nodes"] == pytest.approx(usd["h100x8"], rel=1e-3)
 
 
-FAILING = "{chip: {rate: 1e-3 failure/h}, repair: 24 h, detection: 10 min, horizon: 12 month, samples: 8}"
+FAILING = (
+    "{chip: {rate: 1e-3 failure/h}, repair: 24 h, detection: 10 min, horizon: 12 month, samples: 8}"
+)
 
 
 def test_replicas_fail_each_for_itself_and_a_fleet_as_its_members_do():
