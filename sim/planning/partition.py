@@ -61,7 +61,8 @@ class Cutter:
         ]
         self.room = layout.usable - layout.engine.reserve - layout.activations
         # Bytes for weights in a memory of their own.
-        self.weights_room = layout.weights_memory.capacity if layout.apart else math.inf
+        self.apart = layout.apart
+        self.weights_room = layout.weights_memory.capacity if self.apart else math.inf
         self.request_tokens = request_tokens
 
     @cached_property
@@ -125,7 +126,7 @@ class Cutter:
 
     def _tokens(self, i: int, j: int) -> float:
         """Return the tokens of KV cache for which a stage of blocks i..j-1 has room."""
-        return (self.room - (0.0 if self.layout.apart else self._weights(i, j))) / (
+        return (self.room - (0.0 if self.apart else self._weights(i, j))) / (
             self.kv[j] - self.kv[i]
         )
 
@@ -133,7 +134,7 @@ class Cutter:
         weights, kv = self._weights(i, j), tokens * (self.kv[j] - self.kv[i])
         fits = (
             weights <= self.weights_room and kv <= self.room
-            if self.layout.apart
+            if self.apart
             else weights + kv <= self.room * (1 + 1e-12)
         )
         return fits and (time == math.inf or self.times[j] - self.times[i] <= time * (1 + 1e-12))
@@ -155,14 +156,18 @@ class Cutter:
         Dynamic programming over (stages, blocks).
         """
         n = len(self.times) - 1
+        lowest = []  # the first block of the longest stage within the limits, by its end
+        for end in range(n + 1):
+            first = end
+            while first > 0 and self._within(first - 1, end, time, tokens):
+                first -= 1
+            lowest.append(first)
         best = [0.0] + [math.inf] * n
         cuts: list[list[int]] = []
         for stage in range(1, pipeline + 1):
             row, cut = [math.inf] * (n + 1), [0] * (n + 1)
             for end in range(stage, n - (pipeline - stage) + 1):
-                for first in range(end - 1, stage - 2, -1):
-                    if not self._within(first, end, time, tokens):
-                        break
+                for first in range(end - 1, max(stage - 1, lowest[end]) - 1, -1):
                     value = best[first] + (self.times[end] - self.times[first]) ** 2
                     if value < row[end]:
                         row[end], cut[end] = value, first
