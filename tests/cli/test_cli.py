@@ -1055,28 +1055,26 @@ def test_what_cannot_be_said_on_stderr_is_no_reason_to_fail(words, status, lost)
     assert systems == ([] if status else ["card"])
 
 
+RUN = 'assert end("run", "frühling.yaml", "--out", "größe") == 0\n'
+MORE = """
+assert end("compare", "größe", "größe") == 0
+assert end("report", "größe", "--brief", "-o", "größe/page.html") == 0
+"""
+CHECK = 'sys.exit(end("check", "nirgendwo-dä.yaml"))\n'
 ASCII = [
-    {"PYTHONIOENCODING": "ascii"},
-    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ({"PYTHONIOENCODING": "ascii"}, RUN + CHECK),  # of stdout alone
+    ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, RUN + MORE + CHECK),
 ]
 
 
-NAMED = """
-assert end("run", "frühling.yaml", "--out", "größe") == 0
-assert end("compare", "größe", "größe") == 0
-assert end("report", "größe", "--brief", "-o", "größe/page.html") == 0
-sys.exit(end("check", "nirgendwo-dä.yaml"))
-"""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", ASCII)
+@pytest.mark.parametrize(("settings", "commands"), ASCII)
 def test_names_in_other_scripts_are_question_marks_where_stdout_has_no_letters_for_them(
-    folder, settings
+    folder, settings, commands
 ):
     """Folders with such names are written and read all the same."""
     Path("frühling.yaml").write_text(MINE.replace("  card:", "  kärtchen 卡:"), encoding="utf-8")
-    (folder / "named.py").write_text(SEVERAL + NAMED, encoding="utf-8")
+    (folder / "named.py").write_text(SEVERAL + commands, encoding="utf-8")
     ended = python("named.py", env=os.environ | settings)
     assert "k?rtchen ?" in ended.stdout
     assert ended.returncode == 2

@@ -158,7 +158,7 @@ def test_of_experts_those_that_are_reached_are_read(make_deployment, make_model)
     assert extra[1] == pytest.approx((4 - 1) * expert + 500 * through, rel=0.02)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     st.lists(
         st.tuples(st.floats(0, 0.01), st.integers(1, 40), st.integers(1, 40)),

@@ -87,7 +87,7 @@ def changed(swept: Swept, **columns: object) -> Swept:
 
 
 @pytest.mark.parametrize("name", SWEPT)
-@pytest.mark.parametrize("system", [None, LONG, "lpu"])
+@pytest.mark.parametrize("system", [None, LONG])
 def test_all_text_is_inside_and_no_title_over_the_axes(swept, name, system):
     whole = swept[OF[name]]
     figure = SWEPT[name][1](only(whole, system) if system else whole)
