@@ -7,6 +7,7 @@ import pytest
 
 import sim
 from sim.inputs.names import catalogue_folder
+from sim.planning.loaded_speed import loaded_tpot
 
 ROOT = Path(__file__).parents[2]
 LPX, KIMI, DRAFTER = "claims/lpx", "claims/lpx-kimi-k2", "claims/lpx-drafter"
@@ -77,6 +78,18 @@ def unloaded(name: str, system: str, *changes: str):
 def test_speeds_of_a_single_user(file, sentence, name, system, changes):
     speed = 1 / unloaded(name, system, *changes).tpot
     assert number(file, sentence) == pytest.approx(speed, rel=0.005, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "system", "users"),
+    [
+        ("Up to {} token/s for a user NVL72 alone", "nvl72", 4),  # of one of nine replicas
+        ("From there to {} it is experts on LPX", "afd-40", 36),
+    ],
+)
+def test_the_best_use_of_lpx_changes_at_speeds_with_36_users(sentence, system, users):
+    speed = 1 / loaded_tpot(sim.read(LPX).deploy(system), users, 104_200)
+    assert number(LPX, sentence) == pytest.approx(speed, rel=0.004)
 
 
 @pytest.mark.parametrize(
