@@ -134,14 +134,14 @@ def _changes(scenario: Scenario, name: str) -> dict[str, Change]:
 
 def _beat(deployment: Deployment) -> Beat | None:
     """Return the beat of a compiled pipeline, with its limit in tokens/s; None without one."""
-    if deployment.beat is None:
+    if (beat := deployment.beat) is None:
         return None
-    tokens = deployment.limits.token_budget
+    limits = deployment.limits
     return Beat(
-        us=1e6 * deployment.beat,
-        tokens=tokens,
-        max_token_throughput=tokens / deployment.beat,
-        fill=deployment.limits.fill,
+        us=1e6 * beat.slowest,
+        tokens=limits.token_budget,
+        max_token_throughput=limits.token_budget / beat.interval(limits.micro_batches),
+        fill=limits.fill,
     )
 
 
