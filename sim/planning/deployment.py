@@ -224,6 +224,7 @@ class LimitOverrides:
     max_sequences: int | None = None
     kv_tokens: int | None = None
     memory_fraction: float | None = None
+    micro_batch: int | None = None
 
 
 def deploy(
@@ -327,21 +328,22 @@ def _scheduler_limits(
     """
     engine, plan, tokens = layout.engine, layout.plan, layout.token_budget
     budget = _sequences_of_batch(layout)
+    size = min(budget, overrides.micro_batch or budget)
     beat = None
     ranks = limited_ranks(engine, plan)
     default = default_limits(engine, layout.chip)[0] or 0
     limit = (overrides.max_sequences or default) * ranks
     if engine.tokens_per_beat:
         beat = pipeline_beat(Costs(layout), tokens, request_tokens)
-        most = limit or max(MAX_SEQUENCES, beat.fill * budget)
+        most = limit or max(MAX_SEQUENCES, beat.fill * size)
         held = min(most, fitted.state_sequences or most)
-        slots = plan.slots or max(beat.fill, math.ceil(held / budget))
-        most = min(most, slots * budget)
+        slots = plan.slots or max(beat.fill, math.ceil(held / size))
+        most = min(most, slots * size)
     else:
         slots = plan.slots or plan.pipeline
-        most = slots * min(budget, MAX_SEQUENCES)
+        most = slots * min(size, MAX_SEQUENCES)
         if limit:
-            most = limit if overrides.max_sequences else min(limit, slots * budget)
+            most = limit if overrides.max_sequences else min(limit, slots * size)
     if slots > MOST_SLOTS:
         reason = (
             f"got {slots:,} micro-batches; expected at most {MOST_SLOTS:,}, since each is "
@@ -360,6 +362,7 @@ def _scheduler_limits(
     shares = [s.windowed_per_token / s.first_token for s in layout.stages if s.first_token]
     if fitted.state_sequences is not None:
         most = min(most, max(1, fitted.state_sequences))
+    most = min(most, slots * size)
     limits = SchedulerLimits(
         micro_batches=slots,
         token_budget=tokens,
