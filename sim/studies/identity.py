@@ -91,7 +91,7 @@ def plain_identity(scenario: Scenario, name: str, deployment: Deployment) -> Sys
         search=_searched(scenario, name) if name in scenario.searches else None,
         precision=Precisions(
             **{item.name: getattr(plan, item.name) for item in fields(Precisions)}
-            | {"weights": plan.weights_name}
+            | plan.format_names
         ),
         memory=MemoryPlacement(weights_memory, kv_memory),
         memories=tuple(chip.memory),
@@ -189,7 +189,7 @@ def _other_chips(pool: PoolDeployment) -> OtherChips:
         engine=engine.id,
         speed_label=engine.speed_label(chip),
         plan=Degrees(**{item.name: getattr(plan, item.name) for item in fields(Degrees)}),
-        weights=plan.weights_name,
+        weights=plan.format_names["weights"],
         weight_bytes=pool.fit.weights,
         capacity=pool.fit.capacity,
     )
