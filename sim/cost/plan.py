@@ -323,9 +323,13 @@ class ResolvedPlan:
     kv_in: str | None
 
     @property
-    def weights_name(self) -> str:
-        """The name of the weights' format; their precision if the plan does not choose it."""
-        return format_name(self.chosen.mlp) if self.chosen.mlp else self.weights.value
+    def format_names(self) -> dict[str, str]:
+        """The formats of `weights`, `attention`, `head`; a precision if the plan chooses none."""
+        parts = {"weights": self.weights, "attention": self.attention, "head": self.head}
+        return {
+            part: format_name(chosen) if chosen else precision.value
+            for (part, precision), chosen in zip(parts.items(), self.chosen, strict=True)
+        }
 
     @property
     def stage_size(self) -> int:

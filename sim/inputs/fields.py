@@ -219,6 +219,21 @@ def own_function(text: str, what: str) -> Callable[..., Any]:
     return _function(_custom_name(text.replace(".py:", ":", 1), what, ("my.py:draw",)))
 
 
+def own_file(text: str) -> Path | None:
+    """Return the file of the module that 'my_chips:MyCompute' names; None if it names none.
+
+    The module has been imported.
+    """
+    module_name, _, name = text.partition(":")
+    if not (module_name and name.isidentifier()):
+        return None
+    path = _module_path(text, module_name)
+    if not path.is_file():
+        file = getattr(sys.modules.get(module_name), "__file__", None)
+        return Path(file) if file else None
+    return path
+
+
 def custom_class(kind: str, base: type[Value], kinds: Iterable[str]) -> type[Value]:
     """Return the class that 'my_chips:MyCompute' names.
 
@@ -260,13 +275,18 @@ def _custom_name(text: str, what: str, kinds: Iterable[str]) -> _CustomName:
     if not (colon and module_name and name):
         hint = spelling_hint(text, kinds, f"choose from {', '.join(sorted(kinds))}")
         raise ScenarioError(f"{_where(text)}got {brief(text)!r}; expected {what}; {hint}")
-    folder = text.folder if isinstance(text, Text) else Path.cwd()
     try:
-        module = _import(module_name, folder / f"{module_name}.py")
+        module = _import(module_name, _module_path(text, module_name))
     except (Exception, SystemExit) as error:
         reason = f"{module_name} cannot be imported: {type(error).__name__}: {error}"
         raise ScenarioError(f"{_where(text)}{brief(text)!r}: {reason}") from error
     return _CustomName(text, module_name, module, name)
+
+
+def _module_path(text: str, module_name: str) -> Path:
+    """Return the path of a module next to the file that names it; there may be no such file."""
+    folder = text.folder if isinstance(text, Text) else Path.cwd()
+    return folder / f"{module_name}.py"
 
 
 def _function(custom: _CustomName) -> Callable[..., Any]:

@@ -1,24 +1,41 @@
 """The beat of a compiled pipeline: the time of its slowest stage.
 
-pipeline_beat(costs, tokens=20, request_tokens=640)  # s, and the micro-batches that fill it
+pipeline_beat(costs, tokens=20, request_tokens=640).fill  # micro-batches that keep it busy
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sim.cost.system_costs import SystemCosts, pass_times
 from sim.cost.work import decodes_at
 from sim.units import Seconds
 
 
-def pipeline_beat(costs: SystemCosts, tokens: int, request_tokens: float) -> tuple[Seconds, int]:
-    """Return the beat for `tokens`, and how many micro-batches keep the slowest stage busy.
+@dataclass(frozen=True)
+class PipelineBeat:
+    """The times of a compiled pipeline.
 
-    beat: time of the slowest stage [s].  micro-batches: unloaded pass divided by the beat.
-    Both are maxima over decodes and chunks of prompts (without the output head), and over
+    slowest: the beat, which is the time of the slowest stage for what enters together [s].
+    unloaded: one pass through all stages [s].
+    fill: micro-batches that keep the slowest stage busy, unloaded / slowest.
+    """
+
+    slowest: Seconds
+    unloaded: Seconds
+    fill: int
+
+    def interval(self, micro_batches: int) -> Seconds:
+        """Return the least mean time between micro-batches that enter: too few wait for a pass."""
+        return max(self.slowest, self.unloaded / micro_batches)
+
+
+def pipeline_beat(costs: SystemCosts, tokens: int, request_tokens: float) -> PipelineBeat:
+    """Return the beat for `tokens`.
+
+    All times are maxima over decodes and chunks of prompts (without the output head), and over
     contexts of one token and of `request_tokens`.
     """
-    beat, batches, width = 0.0, 1, costs.layout.width
+    beat, passing, batches, width = 0.0, 0.0, 1, costs.layout.width
     for context in (1.0, max(1.0, request_tokens)):
         windowed = min(context, costs.layout.model.window or context)
         decode = decodes_at(tokens // width, context, costs.layout.model.window, width)
@@ -35,6 +52,6 @@ def pipeline_beat(costs: SystemCosts, tokens: int, request_tokens: float) -> tup
         chunk.windowed_attended, chunk.windowed_cached = tokens * windowed, windowed
         for work in (decode, chunk):
             slowest, unloaded = pass_times(costs, work)
-            beat = max(beat, slowest)
+            beat, passing = max(beat, slowest), max(passing, unloaded)
             batches = max(batches, math.ceil(unloaded / slowest - 1e-9))
-    return beat, batches
+    return PipelineBeat(beat, passing, batches)

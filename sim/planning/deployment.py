@@ -17,7 +17,7 @@ from sim.hardware.engine import Engine, default_limits
 from sim.hardware.topology import Topology
 from sim.inputs.errors import error_at_path
 from sim.model.transformer import Model
-from sim.planning.beats import pipeline_beat
+from sim.planning.beats import PipelineBeat, pipeline_beat
 from sim.planning.chunks import CHUNKS, best_chunk
 from sim.planning.memories import with_memories
 from sim.planning.partition import Cutter
@@ -62,7 +62,7 @@ class Deployment:
     """A system ready to serve: its layout, its memory fit and the limits of its scheduler.
 
     space: all plans of its model on chips of its kind, of which `smallest_plan` takes one.
-    beat: time of the slowest stage for what enters together; None without `tokens_per_beat`.
+    beat: times of a compiled pipeline; None without `tokens_per_beat`.
     tried: the trials of a plan search, the best first.
     ffn: the FFN pool, where MLPs are on other chips than attention. `layout` is then attention's.
     drafter: the chips that make drafts, if they are others than those that verify them.
@@ -73,7 +73,7 @@ class Deployment:
     limits: SchedulerLimits
     costs: SystemCosts
     space: PlanSpace
-    beat: Seconds | None = None
+    beat: PipelineBeat | None = None
     tried: tuple[PlanTrial, ...] = ()
     ffn: PoolDeployment | None = None
     drafter: PoolDeployment | None = None
@@ -224,6 +224,7 @@ class LimitOverrides:
     max_sequences: int | None = None
     kv_tokens: int | None = None
     memory_fraction: float | None = None
+    micro_batch: int | None = None
 
 
 def deploy(
@@ -320,28 +321,29 @@ def _require_kv_room(layout: Layout, fitted: MemoryFit, kv_tokens: int | None) -
 
 def _scheduler_limits(
     layout: Layout, fitted: MemoryFit, overrides: LimitOverrides, request_tokens: float
-) -> tuple[SchedulerLimits, Seconds | None]:
+) -> tuple[SchedulerLimits, PipelineBeat | None]:
     """Return the limits of a replica's scheduler, and the beat of a compiled pipeline.
 
     Raises: ValueError if there are too many micro-batches, or more sequences than they carry.
     """
     engine, plan, tokens = layout.engine, layout.plan, layout.token_budget
     budget = _sequences_of_batch(layout)
-    beat = fill = None
+    size = min(budget, overrides.micro_batch or budget)
+    beat = None
     ranks = limited_ranks(engine, plan)
     default = default_limits(engine, layout.chip)[0] or 0
     limit = (overrides.max_sequences or default) * ranks
     if engine.tokens_per_beat:
-        beat, fill = pipeline_beat(Costs(layout), tokens, request_tokens)
-        most = limit or max(MAX_SEQUENCES, fill * budget)
+        beat = pipeline_beat(Costs(layout), tokens, request_tokens)
+        most = limit or max(MAX_SEQUENCES, beat.fill * size)
         held = min(most, fitted.state_sequences or most)
-        slots = plan.slots or max(fill, math.ceil(held / budget))
-        most = min(most, slots * budget)
+        slots = plan.slots or max(beat.fill, math.ceil(held / size))
+        most = min(most, slots * size)
     else:
         slots = plan.slots or plan.pipeline
-        most = slots * min(budget, MAX_SEQUENCES)
+        most = slots * min(size, MAX_SEQUENCES)
         if limit:
-            most = limit if overrides.max_sequences else min(limit, slots * budget)
+            most = limit if overrides.max_sequences else min(limit, slots * size)
     if slots > MOST_SLOTS:
         reason = (
             f"got {slots:,} micro-batches; expected at most {MOST_SLOTS:,}, since each is "
@@ -360,6 +362,7 @@ def _scheduler_limits(
     shares = [s.windowed_per_token / s.first_token for s in layout.stages if s.first_token]
     if fitted.state_sequences is not None:
         most = min(most, max(1, fitted.state_sequences))
+    most = min(most, slots * size)
     limits = SchedulerLimits(
         micro_batches=slots,
         token_budget=tokens,
@@ -368,7 +371,7 @@ def _scheduler_limits(
         context=layout.model.max_position_embeddings,
         window=layout.model.window,
         windowed_share=min(shares),
-        fill=fill,
+        fill=beat.fill if beat else None,
         kv_block=engine.kv_block,
         width=layout.width,
         state_tokens=fitted.state_tokens,

@@ -205,7 +205,9 @@ class System(Placement, Shown):
 
     @property
     def limits(self) -> LimitOverrides:
-        return replace(super().limits, max_sequences=self.max_sequences)
+        return replace(
+            super().limits, max_sequences=self.max_sequences, micro_batch=self.micro_batch
+        )
 
     @property
     def full_label(self) -> str | None:

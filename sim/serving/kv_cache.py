@@ -15,7 +15,7 @@ Source: vLLM, docs/design/prefix_caching.md.
 import itertools
 import math
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sim.serving.limits import SchedulerLimits
@@ -103,6 +103,7 @@ class KVCache:
         replica.
     rank_prompts: prompt tokens that each rank has yet to compute. A request joins the rank with the
         fewest, of those with less than an equal share of the sequences.
+    dead_ranks: ranks that are down and take no sequences.
     With attention data parallelism, the room is the sum over the ranks.
     Left out: ranks that cache for themselves, and windows of sequences that share a prefix. Also
     the copy of a last block, whose last token is computed again.
@@ -113,6 +114,7 @@ class KVCache:
         self.kv_tokens, self.sequences = limits.kv_tokens, limits.sequences
         self.sequences_used = self.kept = 0
         self.rank_sequences, self.rank_prompts = [0] * limits.ranks, [0] * limits.ranks
+        self.dead_ranks: Collection[int] = ()
         self.kv_used: float = 0  # with speculation and preemption, in parts of a token
         self.kv_peak: float = 0
         self.block = limits.kv_block if prefix_caching else 0
@@ -155,7 +157,7 @@ class KVCache:
         Requests after it find the full blocks of its prompt, because they compute theirs later.
         """
         self.sequences_used += 1
-        request.rank = self._next_rank()
+        request.rank = _next_rank(self.rank_prompts, self.rank_sequences, self.dead_ranks)
         self.rank_sequences[request.rank] += 1
         cached = self._take_room(request)
         self.rank_prompts[request.rank] += request.prompt - cached
@@ -187,20 +189,6 @@ class KVCache:
         for request in prefilling:
             self.rank_prompts[request.rank] += request.prompt - request.prefilled
 
-    def _next_rank(self) -> int:
-        """Return the rank of the next sequence.
-
-        A step lasts as long as its longest rank. So no rank takes more than an equal share of the
-        sequences, and prompts that come together go to different ranks.
-        Assumed: this order. vLLM's DPLBAsyncMPClient also counts waiting requests for more than
-        running ones, but adds both.
-        """
-        if len(self.rank_sequences) == 1:
-            return 0
-        share = sum(self.rank_sequences) // len(self.rank_sequences) + 1
-        loads = zip(self.rank_prompts, self.rank_sequences, itertools.count(), strict=False)
-        return min(load for load in loads if load[1] < share)[2]
-
     def _take_room(self, request: Request) -> int:
         """Take the room of an admitted request, and return how many prompt tokens are cached."""
         if not self.block:
@@ -214,9 +202,13 @@ class KVCache:
         self._evict()
         return cached
 
-    def resize(self, kv_tokens: int, sequences: int) -> None:
-        """Set the room and the places. Less room than requests hold admits no request."""
+    def resize(self, kv_tokens: int, sequences: int, dead_ranks: Collection[int]) -> None:
+        """Set the room and the places, and the ranks that take no sequences.
+
+        Less room than requests hold admits no request.
+        """
         self.kv_tokens, self.sequences = kv_tokens, sequences
+        self.dead_ranks = dead_ranks
 
     def grow(self, tokens: float) -> None:
         """Give admitted requests more tokens of the cache."""
@@ -340,3 +332,20 @@ class KVCache:
                 chain.runs.popleft()
                 del self.unused[stamp]
                 chain.discard_if_empty()
+
+
+def _next_rank(prompts: Sequence[int], sequences: Sequence[int], dead: Collection[int]) -> int:
+    """Return the rank of the next sequence.
+
+    A step lasts as long as its longest rank. So no rank takes more than an equal share of the
+    sequences, and prompts that come together go to different ranks.
+    Assumed: this order. vLLM's DPLBAsyncMPClient also counts waiting requests for more than
+    running ones, but adds both.
+    prompts: tokens that each rank has yet to compute. sequences: of each rank. dead: ranks.
+    """
+    if len(sequences) == 1:
+        return 0
+    loads = zip(prompts, sequences, itertools.count(), strict=False)
+    alive = [load for load in loads if load[2] not in dead]
+    share = sum(load[1] for load in alive) // len(alive) + 1
+    return min(load for load in alive if load[1] < share)[2]

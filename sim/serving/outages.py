@@ -69,7 +69,6 @@ class RankFailures:
 
     Without a rank that works the replica fails as a whole, and begins again with the first repair.
     Sequences of a dead rank leave after the step under way.
-    The admitted requests are dealt to the ranks in turn, in the order of their numbers.
     dead: ranks that are down.
     Left out: prefixes that only a dead rank has cached, and routers that avoid a replica whose FFN
     pool is down.
@@ -94,9 +93,10 @@ class RankFailures:
         if len(alive) == 1:
             self.fleet.down(self.number, outage)
             return
-        admission, place = self.replica.admission, alive.index(outage.replica)
-        for request in admission.admitted()[place :: len(alive)]:
-            admission.lose(request, partial(self.fleet.lose, outage=outage))
+        admission = self.replica.admission
+        for request in admission.admitted():
+            if request.rank == outage.replica:
+                admission.lose(request, partial(self.fleet.lose, outage=outage))
         self.use_ranks()
 
     def rank_up(self, outage: Outage) -> None:
@@ -117,5 +117,7 @@ class RankFailures:
         if (executor := _pausing(self.replica)).costs is not self.costs[alive]:
             executor.use(self.costs[alive])
         self.replica.kv_cache.resize(
-            limits.kv_tokens * alive // self.ranks, limits.sequences * alive // self.ranks
+            limits.kv_tokens * alive // self.ranks,
+            limits.sequences * alive // self.ranks,
+            frozenset(self.dead),
         )

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from sim.cost.kv_transfer import kv_layers
+from sim.cost.plan import ResolvedPlan
 from sim.cost.system_costs import SystemCosts
 from sim.cost.work import Work
 from sim.inputs.values import Value
@@ -49,7 +50,8 @@ class Transfer(Value):
     )
     per: Literal["flow", "replica", "chip"] = Field(
         default="replica",
-        description="Owner of a link: each transfer, each replica, or each chip of a replica.",
+        description="Owner of a link: each transfer, each replica, or each chip; one attention "
+        "rank sends a request.",
     )
 
 
@@ -81,12 +83,15 @@ UNDIVIDED = EarlyParts(1, 0.0)  # the whole KV cache leaves after the prefill
 class KVLinks:
     """The links of all replicas, first come, first served.
 
-    A transfer uses the links of both replicas at the lower rate. It is booked when its prompt is
+    A transfer uses a link of both replicas at the lower rate. It is booked when its prompt is
     computed. Parts that left during the prefill are booked then, too, in time that was still free.
-    rates: B/s, by replica. booked: times in use of each link, ascending [s]. busy: time for which
-    each link was in use [s].
+    With `per: chip`, the chips of each attention rank are a link, as one rank has a request's KV
+    cache. A transfer takes the link of a replica that is free first.
+    rates: B/s of a link, by replica. booked: times in use of each link, ascending [s], by replica.
+    busy: time for which links were in use, as a mean over those of a replica [s].
     longest_prefill: of any prompt [s]. Bookings that ended earlier are forgotten.
-    Left out: a later transfer that overtakes an earlier one whose other link is not free. Also
+    Left out: a later transfer that overtakes an earlier one whose other link is not free; ranks
+    with more of the requests than others. Also
     when each early part is computed: the parts may share out their window in any way.
     """
 
@@ -94,9 +99,11 @@ class KVLinks:
         self, transfer: Transfer, configs: Sequence[ReplicaConfig], longest_prefill: Seconds = 0.0
     ) -> None:
         self.shared, self.longest_prefill = transfer.per != "flow", longest_prefill
-        sizes = [config.costs.layout.plan.replica_size for config in configs]
-        self.rates = [link_rate(transfer, size) for size in sizes]
-        self.booked: list[list[Interval]] = [[] for _ in configs]
+        plans = [config.costs.layout.plan for config in configs]
+        self.rates = [link_rate(transfer, plan) for plan in plans]
+        self.booked: list[list[list[Interval]]] = [
+            [[] for _ in range(link_count(transfer, plan))] for plan in plans
+        ]
         self.busy = [0.0] * len(configs)
 
     def rate(self, source: int, target: int) -> BytesPerSecond:
@@ -112,29 +119,29 @@ class KVLinks:
         The last part leaves `now` or later, and the others in free time of both links before it.
         """
         seconds = nbytes / self.rate(*ends)
+        links = [min(self.booked[end], key=_free_at) for end in ends]
         if parts.window and seconds:
-            used = self._early_times(now, ends, seconds, parts)
+            used = self._early_times(now, links, seconds, parts)
         else:
-            free_at = [self.booked[end][-1][1] for end in ends if self.booked[end]]
-            start = max([now, *free_at]) if self.shared else now
+            start = max([now, *map(_free_at, links)]) if self.shared else now
             used = [(start, start + seconds)]
-        for end in ends:
-            self.busy[end] += seconds
+        for end, link in zip(ends, links, strict=True):
+            self.busy[end] += seconds / len(self.booked[end])
             if self.shared:
                 earliest = now - self.longest_prefill
-                kept = [(start, stop) for start, stop in self.booked[end] if stop > earliest]
-                self.booked[end] = sorted([*(kept or self.booked[end][-1:]), *used])
+                kept = [(start, stop) for start, stop in link if stop > earliest]
+                link[:] = sorted([*(kept or link[-1:]), *used])
         return used
 
     def _early_times(
-        self, now: Seconds, ends: tuple[int, int], seconds: Seconds, parts: EarlyParts
+        self, now: Seconds, links: Sequence[list[Interval]], seconds: Seconds, parts: EarlyParts
     ) -> list[Interval]:
         """Return when a transfer whose parts leave early uses both links.
 
         It ends as soon as it can. It uses the latest free times before its end, because the later
         a part leaves, the more likely it has been computed.
         """
-        booked = [*self.booked[ends[0]], *self.booked[ends[1]]] if self.shared else []
+        booked = [*links[0], *links[1]] if self.shared else []
         free, clock = list[Interval](), now - parts.window  # free time of both links
         for start, stop in sorted(booked):
             if start > clock:
@@ -163,12 +170,18 @@ class KVLinks:
             for start, stop in sent:
                 if stop <= now:
                     continue
-                self.busy[end] -= stop - max(now, start)
+                self.busy[end] -= (stop - max(now, start)) / len(self.booked[end])
                 if self.shared:
-                    self.booked[end].remove((start, stop))
+                    link = next(link for link in self.booked[end] if (start, stop) in link)
+                    link.remove((start, stop))
                     if start < now:
-                        self.booked[end].append((start, now))
-            self.booked[end].sort()
+                        link.append((start, now))
+                    link.sort()
+
+
+def _free_at(link: Sequence[Interval]) -> Seconds:
+    """Return when the last booking of a link ends; -inf if it has none."""
+    return link[-1][1] if link else -math.inf
 
 
 def _time_after(free: Sequence[Interval], since: Seconds, seconds: Seconds) -> Seconds:
@@ -181,9 +194,15 @@ def _time_after(free: Sequence[Interval], since: Seconds, seconds: Seconds) -> S
     return math.inf
 
 
-def link_rate(transfer: Transfer, chips: int) -> BytesPerSecond:
-    """Return the bandwidth of a replica's link, or of its links together. chips: of the replica."""
+def link_rate(transfer: Transfer, plan: ResolvedPlan) -> BytesPerSecond:
+    """Return the bandwidth of one transfer: with `per: chip`, of all chips of an attention rank."""
+    chips = plan.replica_size // plan.attention_data
     return transfer.bandwidth * (chips if transfer.per == "chip" else 1)
+
+
+def link_count(transfer: Transfer, plan: ResolvedPlan) -> int:
+    """Return how many transfers of a replica are at full bandwidth: with `per: chip`, its ranks."""
+    return plan.attention_data if transfer.per == "chip" else 1
 
 
 def early_parts(

@@ -91,7 +91,7 @@ def plain_identity(scenario: Scenario, name: str, deployment: Deployment) -> Sys
         search=_searched(scenario, name) if name in scenario.searches else None,
         precision=Precisions(
             **{item.name: getattr(plan, item.name) for item in fields(Precisions)}
-            | {"weights": plan.weights_name}
+            | plan.format_names
         ),
         memory=MemoryPlacement(weights_memory, kv_memory),
         memories=tuple(chip.memory),
@@ -134,14 +134,14 @@ def _changes(scenario: Scenario, name: str) -> dict[str, Change]:
 
 def _beat(deployment: Deployment) -> Beat | None:
     """Return the beat of a compiled pipeline, with its limit in tokens/s; None without one."""
-    if deployment.beat is None:
+    if (beat := deployment.beat) is None:
         return None
-    tokens = deployment.limits.token_budget
+    limits = deployment.limits
     return Beat(
-        us=1e6 * deployment.beat,
-        tokens=tokens,
-        max_token_throughput=tokens / deployment.beat,
-        fill=deployment.limits.fill,
+        us=1e6 * beat.slowest,
+        tokens=limits.token_budget,
+        max_token_throughput=limits.token_budget / beat.interval(limits.micro_batches),
+        fill=limits.fill,
     )
 
 
@@ -189,7 +189,7 @@ def _other_chips(pool: PoolDeployment) -> OtherChips:
         engine=engine.id,
         speed_label=engine.speed_label(chip),
         plan=Degrees(**{item.name: getattr(plan, item.name) for item in fields(Degrees)}),
-        weights=plan.weights_name,
+        weights=plan.format_names["weights"],
         weight_bytes=pool.fit.weights,
         capacity=pool.fit.capacity,
     )

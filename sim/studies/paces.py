@@ -106,11 +106,17 @@ class Paces:
         return bool(self.in_step and self.loop and self.loop.pause) and steps < self.steps
 
     def most(self, together: bool) -> int:
-        """Return the most sequences of a micro-batch."""
+        """Return the most sequences of a micro-batch.
+
+        If they and the prompts that replace them do not fill steps exactly, one more makes up the
+        rest, in several steps.
+        """
         limits = self.deployment.limits
         concurrent = limits.max_concurrent(math.ceil(self.request.held)) or 0
-        needed = 1.0 if together else self.needed / self.steps
-        return max(1, min(concurrent // self.in_flight, int(limits.token_budget / needed)))
+        filling = limits.token_budget // limits.width
+        if not together:
+            filling = min(filling, math.ceil(limits.token_budget * self.steps / self.needed))
+        return max(1, min(concurrent // self.in_flight, filling))
 
     def allows(self, together: bool, k: int) -> bool:
         """Return whether the SLO allows the latencies with k sequences in each micro-batch."""
@@ -146,12 +152,20 @@ class Paces:
         return self.together(k) if together else self.mixed(k)
 
     def mixed(self, k: int) -> Pace:
-        """Return the pace if each step has the prompts that replace the requests which end."""
-        passes = max(1.0, k * self.needed / self.steps / self.deployment.limits.token_budget)
-        chunk = 0 if passes > 1 and k == 1 else round(k * self.computed / self.steps)
+        """Return the pace if each step has the prompts that replace the requests which end.
+
+        Tokens above the budget take further steps, which are full of prompts.
+        """
+        limits = self.deployment.limits
+        passes = max(1.0, k * self.needed / self.steps / limits.token_budget)
+        room = max(0, limits.token_budget - k * limits.width)
+        chunk = min(round(k * self.computed / self.steps), room)
         work = self._step(k, chunk)
         time, tpot = paced_step(self.deployment, work)
-        return Pace(time * passes, work, tpot)
+        if passes > 1:
+            full = self._step(0, limits.token_budget)
+            time += (passes - 1) * paced_step(self.deployment, full)[0]
+        return Pace(time, work, tpot)
 
     def together(self, k: int) -> Pace:
         """Return the pace if the prompts of all users come together, in as few groups as possible.
@@ -167,10 +181,10 @@ class Paces:
         decodes = k - -(-k // groups)  # of other groups, beside the prompts of one
         chunk = min(max(1, budget - decodes), max(1, round(tokens)))
         costs = self.deployment.costs
-        longer = pass_times(costs, self._step(decodes, chunk))[0]
-        if decodes:
-            longer -= pass_times(costs, self._step(decodes, 0))[0]
+        others = pass_times(costs, self._step(decodes, 0))[0] if decodes else 0.0
+        longer = pass_times(costs, self._step(decodes, chunk))[0] - others
         seconds = tokens / chunk * longer
+        own = self.computed / chunk * others  # only others decode in steps with its own prompt
         first = self.in_flight * seconds
         pause = self.loop.pause if self.loop else 0.0
         if not pause:
@@ -178,7 +192,8 @@ class Paces:
         between = first * (1 - 1 / groups)
         tpot += between / (self.steps * self.deployment.layout.mean_tokens)
         wait = between if pause else 0.0
-        return Pace(time + seconds / self.steps, work, tpot, True, first - between, wait)
+        first += self.in_flight * own - between
+        return Pace(time + (seconds + own) / self.steps, work, tpot, True, first, wait)
 
     def _step(self, k: int, chunk: int) -> Work:
         prompt, context = self.request.prompt, self.request.context

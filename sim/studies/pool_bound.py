@@ -19,7 +19,7 @@ from sim.cost.work import Work
 from sim.planning.deployment import Deployment
 from sim.scenario.replicas import Member, pool_transfer
 from sim.scenario.scenario import Scenario
-from sim.serving.transfer import Transfer, early_parts, link_rate, share_left
+from sim.serving.transfer import Transfer, early_parts, link_count, link_rate, share_left
 from sim.studies.bound import cached_prefix
 from sim.studies.late_requests import LateRequests, first_tokens
 from sim.studies.loop_users import waiting_users
@@ -179,11 +179,14 @@ def link_point(
 
     computed: tokens of a prompt that the prefill pool computes. sent: bytes of a request.
     """
-    prefill, deployments = pools[0].deployment, [pool.deployment for pool in pools]
-    whole = sent / min(link_rate(transfer, of.layout.plan.replica_size) for of in deployments)
+    prefill, plans = pools[0].deployment, [pool.deployment.layout.plan for pool in pools]
+    whole = sent / min(link_rate(transfer, plan) for plan in plans)
     tokens = max(1, round(computed))
     parts = early_parts(transfer, prefill.costs, prefill.limits, tokens, math.inf)
-    links = min(pool.replicas for pool in pools) if transfer.per != "flow" else math.inf
+    counts = [
+        pool.replicas * link_count(transfer, plan) for pool, plan in zip(pools, plans, strict=True)
+    ]
+    links = min(counts) if transfer.per != "flow" else math.inf
     left = whole * share_left(parts, whole)  # after the first token
     seconds = left + transfer.latency + (transfer.handover or 0.0)
     return LinkPoint(links / whole if whole else math.inf, seconds)

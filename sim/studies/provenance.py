@@ -103,7 +103,18 @@ def _imports(file: Path, changed: int, size: int) -> tuple[str, ...]:
                 base,
                 *(f"{base}.{alias.name}" if base else alias.name for alias in node.names),
             ]
+        elif isinstance(node, ast.Call):
+            names += _named_import(node)
     return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _named_import(call: ast.Call) -> list[str]:
+    """Return the name that `import_module("helpers")` or `__import__("helpers")` imports."""
+    called = getattr(call.func, "id", getattr(call.func, "attr", ""))
+    match call.args:
+        case [ast.Constant(value=str(name)), *_] if called in ("import_module", "__import__"):
+            return [name]
+    return []
 
 
 def _located(name: str, top: Path) -> Iterator[Path]:

@@ -6,7 +6,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from sim import __version__
 from sim.inputs.document import Document
 from sim.inputs.errors import ScenarioError, UserError
+from sim.inputs.fields import own_file
 from sim.inputs.key_paths import JsonValue
 from sim.scenario.scenario import Scenario, scenario_from
 from sim.scenario.sweep_field import PointSources, point_document, point_sources
@@ -58,7 +59,9 @@ def _sweep_point(document: Document, sources: PointSources) -> SweepPoint:
     """Return the document with values put in that stand elsewhere in it."""
     changed, values, error = point_document(document, sources)
     try:
-        inputs = _canonical(scenario_from(changed)) if not error else None
+        inputs = None
+        if not error:
+            inputs = [_canonical(scenario_from(changed)), sorted(_own_names(changed.data))]
     except ScenarioError as wrong:
         inputs, error = None, str(wrong)
     whole_input = json.dumps(
@@ -93,11 +96,30 @@ def _canonical(value: object) -> Any:
     return _code_identity(value)
 
 
+def _own_names(data: object, key: str = "") -> Iterator[list[str]]:
+    """Yield the texts of a document that name a user's code: key, text, digest of the module.
+
+    Code alone does not tell the functions of one factory apart, such as `mine = make(2)`.
+    """
+    match data:
+        case Mapping():
+            for name, part in data.items():
+                yield from _own_names(part, f"{key}.{name}")
+        case tuple() | list():
+            for place, part in enumerate(data):
+                yield from _own_names(part, f"{key}.{place}")
+        case str() if (file := own_file(data)) is not None:
+            yield [key, data, users_digest(file)]
+
+
 def _code_identity(thing: Any) -> list[str]:
     """Return the name of a class or function, and for a user's one a digest of its code.
 
-    The digest covers its file and the user's files that this imports.
+    The digest covers its file and the user's files that this imports. An object that is called as
+    a function has the name of its class.
     """
+    if not hasattr(thing, "__qualname__"):
+        thing = type(thing)
     module = sys.modules.get(thing.__module__)
     path = getattr(module, "__file__", None)
     users = path is not None and not thing.__module__.startswith("sim.")

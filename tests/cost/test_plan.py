@@ -357,7 +357,11 @@ def test_a_format_with_block_scales_adds_a_byte_for_each_block(
     numbers = 4 * (ATTENTION + MLP)
     assert more == pytest.approx(numbers / block)
     assert scaled.layout.plan.weights == plain.layout.plan.weights == "fp4"
-    assert [d.layout.plan.weights_name for d in (plain, scaled)] == ["fp4", name]
+    parts = [d.layout.plan.format_names for d in (plain, scaled)]
+    assert [(names["weights"], names["attention"]) for names in parts] == [
+        ("fp4", "fp4"),
+        (name, name),
+    ]
 
 
 def test_a_file_of_32_bits_is_served_at_16_where_the_plan_says_so(make_model, make_deployment):

@@ -260,6 +260,19 @@ def test_a_beat_is_a_limit_beside_the_token_budget(make_deployment, lossy):
     assert make_deployment(4, engine=engine, token_budget=100).limits.token_budget == 8
 
 
+@pytest.mark.parametrize("slots", [1, 3, 40])
+def test_few_micro_batches_in_flight_enter_once_a_pass(make_deployment, lossy, slots):
+    engine = lossy.model_copy(update={"tokens_per_beat": 1})
+    deployment = make_deployment(
+        4, plan=Plan(pipeline=4, slots=slots), engine=engine, token_budget=None
+    )
+    requests = RequestBatch(np.zeros(200), np.ones(200, int), np.full(200, 30))
+    served = serve(requests, deployment.costs, deployment.limits)
+    rate = 200 * 30 / served.last_token.max()
+    # The beat is that of the longest context.
+    assert 0.95 < rate * deployment.beat.interval(slots) < 1.06
+
+
 def test_a_result_tells_the_beat_of_a_compiled_pipeline_alone(make_scenario_json):
     told = make_scenario_json("llama2-70b-lpu-vs-h100")
     beat = told["lpu"]["beat"]

@@ -125,6 +125,14 @@ def test_a_dead_rank_stops_only_its_own_sequences(serve):
             assert (rows.last_token[hit] > others.max()).all()
 
 
+def test_a_rank_that_works_again_holds_only_later_sequences(serve):
+    """12 requests are on three ranks while one is down, so four more go to that one."""
+    time = middle(serve(None))
+    down = [Outage(at=at, lasts=time / 4, replica=1) for at in (0.0, time)]
+    rows = serve(PoolOutages(attention=tuple(down)), (0.0,) * 12 + (time / 2,) * 4)
+    assert np.flatnonzero(rows.retries).tolist() == [12, 13, 14, 15]
+
+
 @pytest.mark.parametrize("room", [{"kv_tokens": 16 * 38}, {"sequences": 16}])
 def test_less_room_is_left_while_a_rank_is_down(serve, room):
     """The ranks hold 16 requests of 38 tokens. Without one of them, 12 run at a time."""
@@ -143,7 +151,8 @@ def test_the_other_ranks_are_a_smaller_pool(serve, deployment):
     rows = serve(down, (0.0,) * 12)
     layout = deployment.layout
     three = replace(layout, plan=replace(layout.plan, attention_data=3))
-    smaller = serve(None, (0.0,) * 12, costs=deployment.costs.on(three))
+    limits = replace(serve.limits, ranks=3, token_budget=3 * serve.limits.token_budget // 4)
+    smaller = serve(None, (0.0,) * 12, costs=deployment.costs.on(three), limits=limits)
     assert rows.last_token == pytest.approx(smaller.last_token, rel=1e-9)
     assert rows.last_token.max() > 1.02 * serve(None, (0.0,) * 12).last_token.max()
 

@@ -135,9 +135,8 @@ def runs(draw):
     return asked, pools, transfer
 
 
-def chips_of(config):
-    plan = config.costs.layout.plan
-    return config.costs.stages * plan.tensor * plan.attention_data
+def rank_chips(config):
+    return config.costs.stages * config.costs.layout.plan.tensor
 
 
 @settings(max_examples=25)
@@ -163,9 +162,14 @@ def test_rooms_hold_links_carry_every_prompt_and_leaps_are_their_steps(deploymen
     assert moved.nbytes == pytest.approx(nbytes)
     if transfer.overlap == "none":
         rate = transfer.bandwidth * (
-            min(chips_of(r) for r in (prefill[0], decode[0])) if transfer.per == "chip" else 1
+            min(rank_chips(r) for r in (prefill[0], decode[0])) if transfer.per == "chip" else 1
         )
-        assert sum(moved.busy) == pytest.approx(2 * nbytes / rate)
+        links = [
+            r.costs.layout.plan.attention_data if transfer.per == "chip" else 1
+            for r in (*prefill, *decode)
+        ]
+        in_use = sum(n * busy for n, busy in zip(links, moved.busy, strict=True))
+        assert in_use == pytest.approx(2 * nbytes / rate)
     for column in ("arrival", "admitted", "first_token", "last_token"):
         assert getattr(rows, column) == pytest.approx(
             getattr(steps, column), rel=1e-12, abs=1e-15, nan_ok=True
@@ -384,6 +388,17 @@ def test_transfers_of_one_replica_share_its_link(deployments):
         rows = serve_pools(asked, pool(one), pool(one), transfer)
         took = rows.transfers.end - rows.first_token
         assert sorted(took) == pytest.approx([0.003 + 0.01 * times for times in waits])
+
+
+def test_each_attention_rank_sends_over_the_links_of_its_own_chips(deployments):
+    """One rank has a request's KV cache, so of two ranks two transfers at once take 1/bandwidth each."""
+    ranks, n = deployments["ranks"], 3
+    nbytes = prompt_kv_bytes(ranks.layout, 5)
+    requests = RequestBatch(np.zeros(n), np.full(n, 5), np.full(n, 4))
+    transfer = Transfer(bandwidth=nbytes / 0.01, latency=0.003, per="chip")
+    rows = serve_pools(requests, pool(ranks), pool(ranks), transfer)
+    took = rows.transfers.end - rows.first_token.min()
+    assert sorted(took) == pytest.approx([0.013, 0.013, 0.023], abs=0.001)
 
 
 @pytest.mark.parametrize("overlap", ["layers", "chunks"])

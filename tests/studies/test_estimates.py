@@ -21,7 +21,7 @@ from sim.studies.paces import loop_of
 from sim.studies.pool_bound import pools_point
 from sim.studies.trials import TrialSeries
 from sim.studies.typical_request import equal_requests, typical_request
-from sim.workload.arrivals import ClosedLoop
+from sim.workload.arrivals import ClosedLoop, Poisson
 from sim.workload.lengths import Length, Spread
 from sim.workload.slo import SLO
 from sim.workload.think import Think
@@ -220,6 +220,38 @@ def test_users_that_wait_are_a_poisson_number(most):
     mean = waiting_users(most, 0.9)
     within = sum(math.exp(n * math.log(mean) - mean - math.lgamma(n + 1)) for n in range(most + 1))
     assert within == pytest.approx(0.9, abs=0.05)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize(
+    ("beat", "changes"),
+    [
+        (2, {}),
+        (3, {}),
+        (2, {"prompt": 1}),
+        (None, {"prompt": 400, "output": 2, "token_budget": 64}),  # a prompt takes seven steps
+        (None, {"micro_batch": 2}),
+    ],
+)
+def test_as_many_requests_a_second_are_estimated_as_full_steps_serve(
+    make_scenario, lossy, beat, changes, closed
+):
+    """A step of two or three tokens is full, although a sequence and its prompt need 2.05 a step."""
+    engine = lossy.model_copy(update={"tokens_per_beat": beat})
+    if beat:
+        changes = changes | {"chips": 4, "plan": Plan(pipeline=4), "token_budget": None}
+    scenario = make_scenario(SLO(ttft=1e3), **{"output": 40, "engine": engine} | changes)
+    if not closed:
+        lengths = {key: getattr(scenario.workload, key) for key in ("prompt", "output")}
+        workload = Poisson(rate=1e5, requests=REQUESTS, **lengths)
+        scenario = scenario.model_copy(update={"workload": workload})
+    else:
+        workload = scenario.workload.model_copy(update={"users": 60})
+        scenario = scenario.model_copy(update={"workload": workload})
+    request = equal_requests(scenario.workload.prompt.mean, scenario.workload.output.mean)
+    point = load_point(scenario.deploy("one"), request, scenario.slo, loop_of(scenario.workload))
+    served = sim.run(scenario).summary.systems["one"].metrics.request_throughput
+    assert 0.93 * point.rate <= served <= 1.06 * point.rate
 
 
 def test_links_take_as_many_requests_a_second_as_their_bandwidth(make_scenario):

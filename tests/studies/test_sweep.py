@@ -201,6 +201,7 @@ def test_the_packages_own_modules_are_read_once_and_all_of_them(monkeypatch):
 
 
 MODULE = """\
+import importlib
 import numpy as np
 import helpers
 from parts import most
@@ -208,6 +209,7 @@ from parts.deep import deeper as renamed
 
 def last(replicas, job):
     from late import never
+    importlib.import_module("named")
     return len(replicas) - 1
 """
 
@@ -223,6 +225,7 @@ def test_the_name_of_a_point_changes_with_every_file_that_a_users_module_imports
         "helpers.py": "import further\n",
         "further.py": "",
         "late.py": "never = 1\n",
+        "named.py": "",
         "parts/__init__.py": "from .one import most\n",
         "parts/one.py": "most = 1\n",
         "parts/deep.py": "from . import deeper\n",
@@ -247,6 +250,38 @@ def test_the_name_of_a_point_changes_with_every_file_that_a_users_module_imports
     assert asked(text)[0].digest == before
     for name in ("helpers", "further", "parts", "parts.one", "parts.deep", "parts.deeper"):
         del sys.modules[name]
+
+
+ROUTERS = """\
+from functools import partial
+from sim.serving.policy import round_robin
+
+def fixed(place):
+    return lambda replicas, request: place
+
+class Fixed:
+    def __init__(self, place):
+        self.place = place
+
+    def __call__(self, replicas, request):
+        return self.place
+
+first, second = fixed(0), fixed(1)
+third, fourth = partial(round_robin), partial(round_robin)
+fifth, sixth = Fixed(0), Fixed(1)
+"""
+
+
+def test_functions_that_differ_only_in_their_name_are_points_of_their_own(folder):
+    """A factory's functions, partial functions and objects with `__call__` share their code."""
+    Path("routers.py").write_text(ROUTERS)
+    names = ["first", "second", "third", "fourth", "fifth", "sixth"]
+    routers = ", ".join(f"routers:{name}" for name in names)
+    text = f"{BASE}sweep: {{systems.card.router: [{routers}]}}\n"
+    before = {point.digest for point in asked(text)}
+    assert len(before) == len(names)
+    Path("routers.py").write_text(f"{ROUTERS}# changed\n")
+    assert not before & {point.digest for point in asked(text)}
 
 
 def test_a_point_that_other_code_made_is_computed_again(monkeypatch, computed):
