@@ -40,10 +40,13 @@ PAIRS = {
 
 
 class Launch(Value):
-    """The time in which the host launches the kernels of one layer."""
+    """The time in which the host prepares a step and launches the kernels of its layers."""
 
-    decode: Seconds = Field(description="Time in a step with decodes only [s].")
-    prefill: Seconds = Field(description="Time in a step with a prompt [s].")
+    decode: Seconds = Field(description="Time of a layer in a step with decodes only [s].")
+    prefill: Seconds = Field(description="Time of a layer in a step with a prompt [s].")
+    sequence: Seconds = Field(
+        default=0.0, description="Time that each decoding sequence adds to a step [s]."
+    )
     graphs: Annotated[int, Field(ge=0)] = Field(
         default=0,
         description="Tokens up to which steps run from CUDA graphs, which the host launches in no "
@@ -72,19 +75,16 @@ class Host(Value):
     )
     block_kernels: KernelsField | None = Field(
         default=None,
-        description="Block kernels that these servers set, in place of the engine's; default: "
-        "the engine's.",
+        description="In place of the engine's `block_kernels`; default: the engine's.",
     )
     busy_request: Seconds = Field(
-        default=0.0, description="Time for which a request keeps the front end busy [s]."
+        default=0.0, description="Time that a request keeps the front end busy [s]."
     )
     busy_prompt_token: Seconds = Field(
-        default=0.0,
-        description="Time for which each token of the prompt keeps the front end busy [s].",
+        default=0.0, description="Time that each prompt token keeps the front end busy [s]."
     )
     busy_token: Seconds = Field(
-        default=0.0,
-        description="Time for which each token of the answer keeps the front end busy [s].",
+        default=0.0, description="Time that each token of an answer keeps the front end busy [s]."
     )
 
 
