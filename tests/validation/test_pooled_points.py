@@ -150,6 +150,21 @@ def test_drafts_shorten_the_time_of_a_token_and_not_the_first_step():
     assert all_["ttft"] == pytest.approx(none["ttft"], rel=0.01)
 
 
+def test_rows_whose_prefill_pool_never_rests_count_apart(table):
+    """One user leaves it idle during every decode; with answers of two tokens 32 users do not."""
+    long = SERVED | ONES | {"isl": "4096"}
+    rows = [
+        long | {"point_id": "D1", "concurrency": "1", "osl": "512"},
+        long | {"point_id": "D2", "concurrency": "32", "osl": "2", "decode_batch": "32"},
+    ]
+    report = validate_own_file(table(POOLED, *rows))
+    busy = {row.point.id: row.saturated for row in report.rows}
+    assert busy == {"D1": False, "D2": True}
+    assert {len(rows) for rows in report.groups.values()} == {2}
+    assert sum(name.endswith(", near saturation") for name in report.groups) == 1
+    assert {row.point.id for row in report.headline} == {"D1", "D2"}
+
+
 def test_rows_of_a_user_are_not_fitted_to(table):
     (point,) = pooled_points(table(POOLED, SERVED | ONES | {"backend": "sglang"}))
     assert point.system.engine.id == "sglang"
