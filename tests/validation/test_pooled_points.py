@@ -100,7 +100,10 @@ def test_hand_overs_are_what_is_missing_from_rows_of_few_users():
             engine = point.system.engine
             rest = point.measured["ttft"] - simulate(point)["ttft"] + engine.handover
             missing[engine.id].append((rest, engine))
-    assert {name: len(rows) for name, rows in missing.items()} == {"tensorrt-llm": 8, "sglang": 7}
+    assert {name: len(rows) for name, rows in missing.items()} == {
+        "tensorrt-llm-kernels": 8,
+        "sglang": 7,
+    }
     for rows in missing.values():
         rests, engine = [rest for rest, _ in rows], rows[0][1]
         assert engine.handover == pytest.approx(median(rests), abs=2e-3)
@@ -134,6 +137,24 @@ def test_rows_with_drafts_have_a_published_acceptance_and_count_apart():
     assert not any(row.point.system.speculate for row in report.headline)
     assert len(report.headline) == len(points) - 14
     assert len(report.groups["assumed, mixture of experts, drafts"]) == 14
+
+
+def test_pools_of_deepseek_have_the_kernels_that_such_servers_set():
+    """FP8 as the checkpoint has it, by DeepGEMM where each rank has whole experts and attention."""
+    points = [p for p in pooled_points(shipped_table("pd-silicon")) if p.system]
+    pools = [(p, pool) for p in points for pool in (p.system, p.pools.prefill)]
+    eight = [
+        pool
+        for point, pool in pools
+        if (point.about["model"], point.about["precision"]) == ("DeepSeek-V3", "fp8")
+    ]
+    assert len(eight) == 92
+    assert {pool.plan.weights for pool in eight} == {None}
+    ranked = [pool for pool in eight if pool.plan.attention_data > 1]
+    assert {pool.engine.block_kernels.id for pool in ranked} == {"deepgemm"}
+    others = [pool for pool in eight if pool not in ranked]
+    assert {pool.engine.block_kernels for pool in others} == {None}
+    assert {pool.engine.id for _, pool in pools} == {"tensorrt-llm-kernels", "sglang", "vllm"}
 
 
 def test_drafts_shorten_the_time_of_a_token_and_not_the_first_step():
