@@ -127,8 +127,8 @@ class EngineSpeed(Sourced):
     )
     block_kernels: KernelsField | None = Field(
         default=None,
-        description="Kernels of experts and latent attention, timed alone; default: those of "
-        "`kernels`.",
+        description="Kernels of experts and latent attention, timed alone; default of each: that "
+        "of `kernels`.",
     )
     quantizing: Literal["fused", "blocks-apart", "apart"] = Field(
         default="apart",
@@ -271,9 +271,9 @@ class EngineSpeed(Sourced):
         apart = {"fused": False, "blocks-apart": precision == FP8_BLOCK, "apart": True}
         return self.kernels.multiply(chip.generation, precision, not apart[self.quantizing])
 
-    def of_blocks(self) -> tuple[str, Kernels | None]:
-        """Return the kernels of experts and latent attention, and their key here."""
-        key = "block_kernels" if self.block_kernels else "kernels"
+    def of_blocks(self, part: str) -> tuple[str, Kernels | None]:
+        """Return the kernels of `experts` or `latent_attention`, and their key here."""
+        key = "block_kernels" if getattr(self.block_kernels, part, None) else "kernels"
         return key, getattr(self, key)
 
     def efficiencies(self, precision: str, name: str = "") -> tuple[float, float]:

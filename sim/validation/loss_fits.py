@@ -59,9 +59,16 @@ HELD |= dict.fromkeys(PASSES, 0.0)
 # Kernels that servers of one engine set, and that were timed with another one. InferenceX's servers
 # with vLLM on B200 set FlashInfer's kernel with 8-bit activations, which was timed with SGLang.
 TIMED_ELSEWHERE = {
+    ("deepgemm", "experts.blackwell.fp8_block"): "deepgemm",
     ("trtllm", "experts.blackwell.fp8_block"): "flashinfer_trtllm",
     ("vllm", "experts.blackwell.fp4_fp8"): "flashinfer_trtllm",
 }
+# Files of kernels that servers set for whole experts on several ranks. DeepGEMM's takes 97 us for
+# one token where each expert is divided over the chips, and 45 us with whole ones.
+ON_RANKS = ("deepgemm",)
+# Files of whole experts. DeepGEMM's kernel takes 96 us for one token if experts are divided by
+# columns, and 45 us if ranks have whole experts, so one fit to both is 30 % off.
+WHOLE_EXPERTS = ("deepgemm",)
 # Tiles of MXFP4's kernels, to which weights are padded: of the hidden size, and of an expert's
 # inner columns on a chip.
 FLASHINFER_TILES, MARLIN_TILES, TRITON_TILES = (256, 256), (256, 128), (1, 64)
@@ -147,7 +154,9 @@ def _tiles(backend: str, key: str) -> dict[str, int]:
 def _groups(backend: str) -> dict[str, list[MeasuredWork]]:
     groups: dict[str, list[MeasuredWork]] = defaultdict(list)
     for measured in measured_works():
-        if isinstance(measured.work, CollectiveWork):
+        work = measured.work
+        divided = isinstance(work, ExpertWork) and work.shards == 1
+        if isinstance(work, CollectiveWork) or (divided and backend in ON_RANKS):
             continue
         key = _key(measured)
         elsewhere = TIMED_ELSEWHERE.get((backend, key))
