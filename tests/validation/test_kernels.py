@@ -305,6 +305,14 @@ def test_a_fit_of_losses_gives_the_numbers_of_the_file(backend, key):
     assert ("passes" in fit.numbers) == (backend == "trtllm")
 
 
+def test_tensorrt_llm_of_2025_has_the_experts_that_flashinfer_took_from_it():
+    engine = read_value(catalogue_names("engines")["tensorrt-llm-1.0"], Engine)
+    _, kernel = engine.block_kernels.expert("hopper", "fp8_block")
+    fit = loss_fit("trtllm-1.0", "experts.hopper.fp8_block").numbers
+    names = "memory_efficiency", "compute_efficiency", "more_tokens"
+    assert [getattr(kernel, name) for name in names] == [fit[name] for name in names]
+
+
 def test_kernels_of_experts_alone_leave_latent_attention_to_the_others():
     """DeepGEMM's experts were timed, its attention was not."""
     engine = read_value(catalogue_names("engines")["tensorrt-llm-kernels"], Engine)
