@@ -365,7 +365,7 @@ class Engine(EngineSpeed):
         description="Share of the memory bandwidth that experts' multiplies reach, 0 to 1; "
         "default: that of `kernels`, or `memory_efficiency`.",
     )
-    moe_skew: Annotated[float, Field(ge=0, le=3, allow_inf_nan=False)] | None = Field(
+    moe_skew: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(
         default=None,
         description="Exponent s of the experts' popularity, which is proportional to i^-s for "
         "expert i; default: 0.",
