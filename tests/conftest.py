@@ -150,7 +150,7 @@ def eager(lossy) -> Engine:
 
     On one chip the host is the slower one until the contexts add up to about 200 positions.
     """
-    launch = Launch(decode=2.5e-4, prefill=3e-4)
+    launch = Launch(decode=2.5e-4, prefill=3e-4, sequence=2e-5)
     return lossy.model_copy(update={"layer_launch": launch, "kv_reads": "query-heads"})
 
 

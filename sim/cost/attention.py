@@ -226,7 +226,7 @@ def attention_losses(layout: Layout, shape: Mixer, decode: bool) -> AttentionLos
     """
     engine, generation = layout.engine, layout.chip.generation
     latent = isinstance(shape, Attention) and shape.latent is not None
-    part, file = engine.of_blocks() if latent else ("kernels", engine.kernels)
+    part, file = engine.of_blocks("latent_attention") if latent else ("kernels", engine.kernels)
     computing, reading = engine.attention_compute_efficiency, engine.attention_memory_efficiency
     if computing is not None and reading is not None:
         timed = file and latent and generation in file.latent_attention

@@ -101,7 +101,7 @@ def routed_multiplies(
         multiply = shaped_multiply(engine, chip, shape, stored, activations)
         multiply = multiply._replace(chips=chips, fixed=0.0, walk=0.0, exposed=0.0)
         named = None
-        part, kernels = engine.of_blocks()
+        part, kernels = engine.of_blocks("experts")
         if kernels and own is None:
             precision = expert_precision(stored.precision, stored.bits, activations)
             named = kernels.expert(chip.generation, precision)

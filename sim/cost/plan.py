@@ -12,7 +12,7 @@ from sim.inputs.errors import UserError, error_at_path
 from sim.inputs.fields import Shorthand
 from sim.inputs.values import Value
 from sim.model.blocks import Block, Matrix, NumberFormat
-from sim.model.quantization import MXFP4, NVFP4
+from sim.model.quantization import FP8_BLOCKS, MXFP4, NVFP4
 from sim.model.transformer import Model
 from sim.units import Count, brief
 
@@ -25,17 +25,21 @@ PrecisionField = Annotated[
 ]
 
 
-class WeightFormat(StrEnum):
-    """A format in which a plan stores weights: a precision, or 4-bit numbers with block scales.
+SCALED = {"fp8-block": FP8_BLOCKS, "mxfp4": MXFP4, "nvfp4": NVFP4}
 
-    A block is 16 or 32 numbers with a common scale.
-    Left out: scales of all formats but `mxfp4` and `nvfp4`.
+
+class WeightFormat(StrEnum):
+    """A format in which a plan stores weights: a precision, or numbers with block scales.
+
+    A block is 16 or 32 4-bit numbers with a common scale, or 128 x 128 8-bit ones.
+    Left out: scales of all formats but `fp8-block`, `mxfp4` and `nvfp4`.
     """
 
     FP32 = "fp32"
     BF16 = "bf16"
     FP16 = "fp16"
     FP8 = "fp8"
+    FP8_BLOCK = "fp8-block"
     INT8 = "int8"
     FP4 = "fp4"
     INT4 = "int4"
@@ -45,10 +49,8 @@ class WeightFormat(StrEnum):
     @property
     def stored(self) -> NumberFormat:
         """The precision of a number, and its bits with its part of the scale."""
-        if self is WeightFormat.MXFP4:
-            return MXFP4
-        if self is WeightFormat.NVFP4:
-            return NVFP4
+        if self.value in SCALED:
+            return SCALED[self.value]
         return NumberFormat(self.value, 8 * Precision(self.value).bytes)
 
 
@@ -100,8 +102,8 @@ class Plan(Value):
     replicas: Count = Field(default=1, description="Copies of the model, each on its own chips.")
     weights: WeightFormatField | None = Field(
         default=None,
-        description="Format of all weights but embedding and head; only mxfp4 and nvfp4 have "
-        "scales. Default: the checkpoint's.",
+        description="Format of all weights but embedding and head; only fp8-block, mxfp4 and nvfp4 "
+        "have scales. Default: the checkpoint's.",
     )
     attention: WeightFormatField | None = Field(
         default=None,

@@ -142,7 +142,7 @@ class RemoteDrafter:
         longest = np.argmax(counts @ stages + of_hops * self._hops(part))
         if self.costs.launch:
             seconds = float(counts[longest] @ (stages - busy))
-            wait = launch_row(np.ones(1), seconds, prompts=not part.decodes)
+            wait = launch_row(self.costs.launch, np.ones(1), seconds, prompts=not part.decodes)
             yield wait._replace(causes=partial(of_drafter, wait.causes))
         for row, times in rows:
             repeats = np.array([times * float(row.repeats @ counts[longest])])
@@ -171,8 +171,9 @@ class RemoteDrafter:
         assert launch
         if not part.decodes:
             return layers * launch.prefill * (part.tokens > launch.graphs)
+        first = part.tokens > launch.graphs
         later = (self.passes - 1) * (part.decodes > launch.graphs)
-        return layers * launch.decode * ((part.tokens > launch.graphs) + later)
+        return layers * launch.decode * (first + later) + launch.sequence * part.decodes * first
 
     def _pass_paths(self, pieces: int, part: Work) -> tuple[Array, Array]:
         """Return `pass_paths` for drafts or prompts."""

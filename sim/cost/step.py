@@ -19,6 +19,7 @@ from sim.cost.rows import StepRows
 from sim.cost.system_costs import Step
 from sim.cost.terms import IS_OVERHEAD, TIME, Array, Cause, Row, RowSums, by_term
 from sim.cost.work import Work
+from sim.hardware.engine import Launch
 from sim.units import Seconds
 
 # Numbers of tokens whose times are computed together. Pipelines have many times for each.
@@ -94,7 +95,7 @@ class Costs(StepRows):
             for stage in np.flatnonzero(wait > 0):
                 layers = self.launched * (np.arange(self.stages) == stage)
                 seconds = float(wait[stage] / self.launched[stage])
-                yield launch_row(layers, seconds, prompts=work.prompt_tokens > 0)
+                yield launch_row(self.launch, layers, seconds, prompts=work.prompt_tokens > 0)
 
     def step(self, work: Work) -> Step:
         """Return the next step on each stage.
@@ -212,11 +213,12 @@ class Costs(StepRows):
         return self.collectives.hops(ranked)
 
     def launching(self, work: Work) -> Array:
-        """Return float[stage]: the seconds in which the host launches the layers."""
+        """Return float[stage]: the seconds in which the host prepares and launches the step."""
         assert self.launch
         if work.tokens <= self.launch.graphs:
             return np.zeros(self.stages)
-        return self.launched * (self.launch.prefill if work.prompt_tokens else self.launch.decode)
+        layer = self.launch.prefill if work.prompt_tokens else self.launch.decode
+        return self.launched * layer + self.launch.sequence * work.decodes
 
     def _attention(self, work: Work) -> tuple[list[Seconds], list[Seconds], int]:
         """Return one layer's time and growth by kind of attention, and for how many steps."""
@@ -248,11 +250,12 @@ class Costs(StepRows):
         return self._lines[decodes]
 
 
-def launch_row(layers: Array, seconds: Seconds, prompts: bool) -> Row:
+def launch_row(launch: Launch, layers: Array, seconds: Seconds, prompts: bool) -> Row:
     """Return the row of the time for which chips wait until the host has launched layers.
 
     layers: float[stage]. seconds: for each of them.
     """
-    key = f"engine.layer_launch.{'prefill' if prompts else 'decode'}"
-    cause = Cause("launching layers", "host", seconds, "s", keys=(key,))
+    names = "prefill" if prompts else "decode", *(("sequence",) if launch.sequence else ())
+    keys = tuple(f"engine.layer_launch.{name}" for name in names)
+    cause = Cause("launching layers", "host", seconds, "s", keys=keys)
     return Row(None, layers, seconds, 0.0, IS_OVERHEAD, partial(tuple, (cause,)))

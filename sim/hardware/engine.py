@@ -40,10 +40,13 @@ PAIRS = {
 
 
 class Launch(Value):
-    """The time in which the host launches the kernels of one layer."""
+    """The time in which the host prepares a step and launches the kernels of its layers."""
 
-    decode: Seconds = Field(description="Time in a step with decodes only [s].")
-    prefill: Seconds = Field(description="Time in a step with a prompt [s].")
+    decode: Seconds = Field(description="Time of a layer in a step with decodes only [s].")
+    prefill: Seconds = Field(description="Time of a layer in a step with a prompt [s].")
+    sequence: Seconds = Field(
+        default=0.0, description="Time that each decoding sequence adds to a step [s]."
+    )
     graphs: Annotated[int, Field(ge=0)] = Field(
         default=0,
         description="Tokens up to which steps run from CUDA graphs, which the host launches in no "
@@ -72,19 +75,16 @@ class Host(Value):
     )
     block_kernels: KernelsField | None = Field(
         default=None,
-        description="Block kernels that these servers set, in place of the engine's; default: "
-        "the engine's.",
+        description="In place of the engine's `block_kernels`; default: the engine's.",
     )
     busy_request: Seconds = Field(
-        default=0.0, description="Time for which a request keeps the front end busy [s]."
+        default=0.0, description="Time that a request keeps the front end busy [s]."
     )
     busy_prompt_token: Seconds = Field(
-        default=0.0,
-        description="Time for which each token of the prompt keeps the front end busy [s].",
+        default=0.0, description="Time that each prompt token keeps the front end busy [s]."
     )
     busy_token: Seconds = Field(
-        default=0.0,
-        description="Time for which each token of the answer keeps the front end busy [s].",
+        default=0.0, description="Time that each token of an answer keeps the front end busy [s]."
     )
 
 
@@ -127,8 +127,8 @@ class EngineSpeed(Sourced):
     )
     block_kernels: KernelsField | None = Field(
         default=None,
-        description="Kernels of experts and latent attention, timed alone; default: those of "
-        "`kernels`.",
+        description="Kernels of experts and latent attention, timed alone; default of each: that "
+        "of `kernels`.",
     )
     quantizing: Literal["fused", "blocks-apart", "apart"] = Field(
         default="apart",
@@ -271,9 +271,9 @@ class EngineSpeed(Sourced):
         apart = {"fused": False, "blocks-apart": precision == FP8_BLOCK, "apart": True}
         return self.kernels.multiply(chip.generation, precision, not apart[self.quantizing])
 
-    def of_blocks(self) -> tuple[str, Kernels | None]:
-        """Return the kernels of experts and latent attention, and their key here."""
-        key = "block_kernels" if self.block_kernels else "kernels"
+    def of_blocks(self, part: str) -> tuple[str, Kernels | None]:
+        """Return the kernels of `experts` or `latent_attention`, and their key here."""
+        key = "block_kernels" if getattr(self.block_kernels, part, None) else "kernels"
         return key, getattr(self, key)
 
     def efficiencies(self, precision: str, name: str = "") -> tuple[float, float]:
@@ -365,7 +365,7 @@ class Engine(EngineSpeed):
         description="Share of the memory bandwidth that experts' multiplies reach, 0 to 1; "
         "default: that of `kernels`, or `memory_efficiency`.",
     )
-    moe_skew: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+    moe_skew: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(
         default=None,
         description="Exponent s of the experts' popularity, which is proportional to i^-s for "
         "expert i; default: 0.",

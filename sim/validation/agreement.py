@@ -41,6 +41,8 @@ class PointComparison:
 
     measured: seconds; nan if the simulator has no such metric.
     simulated: seconds; None if the point cannot be simulated.
+    saturated: whether the simulated prefill pool is near saturation. Then a few percent of its
+    speed move the TTFT several times.
     """
 
     point: MeasuredPoint
@@ -49,6 +51,7 @@ class PointComparison:
     simulated: Seconds | None
     status: Status
     reason: str
+    saturated: bool = False
 
     @property
     def error(self) -> float | None:
@@ -68,6 +71,11 @@ class PointComparison:
     def moe(self) -> bool:
         """Whether the model is a mixture of experts."""
         return self.point.system is not None and is_routed(self.point.system)
+
+    @property
+    def kind(self) -> tuple[Status, bool, bool, bool]:
+        """What its group in the statistics depends on."""
+        return self.status, self.moe, self.drafts, self.saturated
 
     @property
     def drafts(self) -> bool:
@@ -207,14 +215,15 @@ class ValidationReport:
 
     @property
     def groups(self) -> dict[str, list[PointComparison]]:
-        """Counted rows by status and kind of model; empty groups are left out."""
+        """Counted rows by status, kind of model, drafts and saturation; no empty groups."""
         groups: dict[str, list[PointComparison]] = {}
-        for kind in product(("tested", "fitted", "assumed"), (False, True), (False, True)):
-            status, moe, drafts = kind
-            rows = [row for row in self.counted if (row.status, row.moe, row.drafts) == kind]
-            if rows:
+        truth = (False, True)
+        for kind in product(("tested", "fitted", "assumed"), truth, truth, truth):
+            status, moe, drafts, saturated = kind
+            if rows := [row for row in self.counted if row.kind == kind]:
                 name = f"{status}, {'mixture of experts' if moe else 'dense'}"
-                groups[f"{name}, drafts" if drafts else name] = rows
+                name += ", drafts" if drafts else ""
+                groups[f"{name}, near saturation" if saturated else name] = rows
         return groups
 
     @property

@@ -21,6 +21,7 @@ from sim.hardware.engine import Engine
 from sim.inputs.document import read_value
 from sim.inputs.names import find_entry
 from sim.model.blocks import Attention, Experts, Latent, NumberFormat
+from sim.model.quantization import FP8_BLOCKS, MXFP4, NVFP4
 from sim.model.transformer import Model
 from sim.units import Seconds
 from sim.validation.points import cell_number
@@ -28,16 +29,14 @@ from sim.validation.systems import InexpressibleError
 
 TableRow = Mapping[str, str]
 # The format of stored weights, and the precision of activations, for each dtype of a table.
-# Block scales: nvfp4 has 8 bits for 16 numbers, mxfp4 8 bits for 32, and fp8_block 32 bits
-# for 128 x 128.
 FORMATS = {
     "bf16": (NumberFormat("bf16", 16), Precision.BF16),
     "fp8": (NumberFormat("fp8", 8), Precision.FP8),
-    "fp8_block": (NumberFormat("fp8", 8 + 32 / 128**2), Precision.FP8),
+    "fp8_block": (FP8_BLOCKS, Precision.FP8),
     "sq": (NumberFormat("int8", 8), Precision.INT8),
-    "nvfp4": (NumberFormat("fp4", 4.5), Precision.FP4),
-    "w4a16_mxfp4": (NumberFormat("fp4", 4.25), Precision.BF16),
-    "w4a8_mxfp4_mxfp8": (NumberFormat("fp4", 4.25), Precision.FP8),
+    "nvfp4": (NVFP4, Precision.FP4),
+    "w4a16_mxfp4": (MXFP4, Precision.BF16),
+    "w4a8_mxfp4_mxfp8": (MXFP4, Precision.FP8),
 }
 FEW_TOKENS = 64  # multiplies and experts with more tokens count as prompts: `gemm_prefill`
 # DeepSeek-V3's latent attention. All rows of latent attention have it, so tables do not repeat it.

@@ -17,6 +17,7 @@ from sim.catalogue.measurements import Rule, Rules
 from sim.cost.plan import Plan
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
+from sim.hardware.kernels import Kernels
 from sim.inputs.document import read_value
 from sim.inputs.errors import UserError
 from sim.inputs.names import aliases, catalogue_names
@@ -59,6 +60,7 @@ def catalogue_entry(name: str, kind: str) -> Any:
     Raises: InexpressibleError if there is none.
     """
     classes: dict[str, type[Value]] = {"chips": Chip, "engines": Engine, "models": Model}
+    classes["kernels"] = Kernels
     paths = catalogue_paths(kind)
     path = paths.get(name) or paths.get(name.lower())
     if path is None:
@@ -118,6 +120,9 @@ def system_of_row(
     }
     rest = {key: value for key, value in options.items() if not key.startswith("plan.")}
     engine = catalogue_entry(str(rest.pop("engine")), "engines")
+    if kernels := rest.pop("engine.block_kernels", None):
+        own = {"block_kernels": catalogue_entry(str(kernels), "kernels")}
+        engine = engine.model_copy(update=own)
     parts = {"chip": chip, "chips": count, "engine": engine, "model": model}
     system = System.model_validate({**parts, "plan": Plan.model_validate(plan), **_nested(rest)})
 

@@ -24,7 +24,7 @@ from sim.validation.own_points import OwnPoints, is_own_table, read_own_points
 from sim.validation.points import MeasuredPoint, Pattern, fitting_half, measured_points
 from sim.validation.pooled_points import is_pooled, pooled_points
 from sim.validation.replies import floors, is_replies
-from sim.validation.simulate import simulate
+from sim.validation.simulate import PREFILL_BUSY, simulate
 from sim.validation.speculation import speculation_report
 
 # Sets of points that are no rows of a table, by name.
@@ -42,6 +42,7 @@ KEYS_BY_METRIC = {
     "e2el": DECODE_KEYS,
 }
 SimulatedTimes = dict[str, float] | str  # seconds by metric, or why there are none
+NEAR_SATURATION = 0.95  # share of time in which a prefill pool computes
 WORTH_PROCESSES = 200  # points; fewer take less time than the start of processes
 WORTH_PROCESSES_OF_POOLS = 20
 SetProgress = Callable[[str, int, int], None]  # name of the set, points done, points in all
@@ -262,13 +263,14 @@ def compare_metric(
         reason = f"an answer of {point.output} token has no {metric.upper()}"
         return PointComparison(point, metric, measured, None, "not expressed", reason)
     time = simulated[metric]
+    saturated = point.pattern == "users" and simulated.get(PREFILL_BUSY, 0.0) > NEAR_SATURATION
     if metric in point.known:
-        return PointComparison(point, metric, measured, time, *point.known[metric])
+        return PointComparison(point, metric, measured, time, *point.known[metric], saturated)
     assert point.system is not None
     lacking = point.reason or unfitted_numbers(point.system, metric, point.pattern)
     status: Status = "fitted" if _is_fitted(point, metric) else "assumed" if lacking else "tested"
     reason = point.remark or (lacking if status == "assumed" else "")
-    return PointComparison(point, metric, measured, time, status, reason)
+    return PointComparison(point, metric, measured, time, status, reason, saturated)
 
 
 def _is_fitted(point: MeasuredPoint, metric: str) -> bool:

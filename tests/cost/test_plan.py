@@ -345,23 +345,34 @@ def test_a_precision_that_the_plan_names_has_no_block_scales(mixed, make_deploym
     assert held(make_deployment(model=mixed, plan=Plan(weights="int4"))) == [plain]
 
 
-@pytest.mark.parametrize(("name", "block"), [("mxfp4", 32), ("nvfp4", 16)])
-def test_a_format_with_block_scales_adds_a_byte_for_each_block(
-    make_model, make_deployment, name, block
+@pytest.mark.parametrize(
+    ("name", "bare", "scale"),
+    [("mxfp4", "fp4", 1 / 32), ("nvfp4", "fp4", 1 / 16), ("fp8-block", "fp8", 4 / 128**2)],
+)
+def test_a_format_with_block_scales_adds_a_scale_for_each_block(
+    make_model, make_deployment, name, bare, scale
 ):
-    """Weights take 4 bits and a share of the scale; they are multiplied and named as 4 bits are."""
+    """Weights take their bits and a share of the scale; they are multiplied as those without are."""
     plain, scaled = (
-        make_deployment(model=make_model(), plan=Plan(weights=chosen)) for chosen in ("fp4", name)
+        make_deployment(model=make_model(), plan=Plan(weights=chosen)) for chosen in (bare, name)
     )
     more = scaled.layout.stages[0].weights - plain.layout.stages[0].weights
     numbers = 4 * (ATTENTION + MLP)
-    assert more == pytest.approx(numbers / block)
-    assert scaled.layout.plan.weights == plain.layout.plan.weights == "fp4"
+    assert more == pytest.approx(numbers * scale)
+    assert scaled.layout.plan.weights == plain.layout.plan.weights == bare
     parts = [d.layout.plan.format_names for d in (plain, scaled)]
     assert [(names["weights"], names["attention"]) for names in parts] == [
-        ("fp4", "fp4"),
+        (bare, bare),
         (name, name),
     ]
+
+
+def test_fp8_blocks_of_a_plan_take_what_those_of_a_checkpoint_take(make_model, make_deployment):
+    """As Qwen and DeepSeek publish them: 128 x 128 weights have an FP32 scale."""
+    config = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    published = make_deployment(model=make_model(quantization_config=config))
+    chosen = make_deployment(model=make_model(), plan=Plan(weights="fp8-block"))
+    assert held(chosen) == held(published)
 
 
 def test_a_file_of_32_bits_is_served_at_16_where_the_plan_says_so(make_model, make_deployment):

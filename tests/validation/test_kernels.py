@@ -289,6 +289,7 @@ def test_a_share_by_chips_counts_for_the_next_larger_group():
         ("vllm", "attention.hopper.decode.bf16"),
         ("vllm", "experts.hopper.fp8_block"),
         ("trtllm", "experts.hopper.fp8"),
+        ("deepgemm", "experts.blackwell.fp8_block"),
     ],
 )
 def test_a_fit_of_losses_gives_the_numbers_of_the_file(backend, key):
@@ -302,6 +303,24 @@ def test_a_fit_of_losses_gives_the_numbers_of_the_file(backend, key):
         {name: 1e-6 * v if name == "fixed" else v for name, v in fit.numbers.items()}, rel=0.005
     )
     assert ("passes" in fit.numbers) == (backend == "trtllm")
+
+
+def test_tensorrt_llm_of_2025_has_the_experts_that_flashinfer_took_from_it():
+    engine = read_value(catalogue_names("engines")["tensorrt-llm-1.0"], Engine)
+    _, kernel = engine.block_kernels.expert("hopper", "fp8_block")
+    fit = loss_fit("trtllm-1.0", "experts.hopper.fp8_block").numbers
+    names = "memory_efficiency", "compute_efficiency", "more_tokens"
+    assert [getattr(kernel, name) for name in names] == [fit[name] for name in names]
+
+
+def test_kernels_of_experts_alone_leave_latent_attention_to_the_others():
+    """DeepGEMM's experts were timed, its attention was not."""
+    engine = read_value(catalogue_names("engines")["tensorrt-llm-kernels"], Engine)
+    experts = read_value(catalogue_names("kernels")["deepgemm"], Kernels)
+    with_both = engine.model_copy(update={"block_kernels": experts})
+    assert with_both.of_blocks("experts") == ("block_kernels", experts)
+    assert with_both.of_blocks("latent_attention") == ("kernels", engine.kernels)
+    assert engine.of_blocks("experts") == ("kernels", engine.kernels)
 
 
 def test_a_layer_of_timed_experts_pays_their_start_in_place_of_half_an_overhead(make_deployment):

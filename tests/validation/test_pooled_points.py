@@ -100,7 +100,10 @@ def test_hand_overs_are_what_is_missing_from_rows_of_few_users():
             engine = point.system.engine
             rest = point.measured["ttft"] - simulate(point)["ttft"] + engine.handover
             missing[engine.id].append((rest, engine))
-    assert {name: len(rows) for name, rows in missing.items()} == {"tensorrt-llm": 8, "sglang": 7}
+    assert {name: len(rows) for name, rows in missing.items()} == {
+        "tensorrt-llm-kernels": 8,
+        "sglang": 7,
+    }
     for rows in missing.values():
         rests, engine = [rest for rest, _ in rows], rows[0][1]
         assert engine.handover == pytest.approx(median(rests), abs=2e-3)
@@ -136,6 +139,24 @@ def test_rows_with_drafts_have_a_published_acceptance_and_count_apart():
     assert len(report.groups["assumed, mixture of experts, drafts"]) == 14
 
 
+def test_pools_of_deepseek_have_the_kernels_that_such_servers_set():
+    """FP8 as the checkpoint has it, by DeepGEMM where each rank has whole experts and attention."""
+    points = [p for p in pooled_points(shipped_table("pd-silicon")) if p.system]
+    pools = [(p, pool) for p in points for pool in (p.system, p.pools.prefill)]
+    eight = [
+        pool
+        for point, pool in pools
+        if (point.about["model"], point.about["precision"]) == ("DeepSeek-V3", "fp8")
+    ]
+    assert len(eight) == 92
+    assert {pool.plan.weights for pool in eight} == {None}
+    ranked = [pool for pool in eight if pool.plan.attention_data > 1]
+    assert {pool.engine.block_kernels.id for pool in ranked} == {"deepgemm"}
+    others = [pool for pool in eight if pool not in ranked]
+    assert {pool.engine.block_kernels for pool in others} == {None}
+    assert {pool.engine.id for _, pool in pools} == {"tensorrt-llm-kernels", "sglang", "vllm"}
+
+
 def test_drafts_shorten_the_time_of_a_token_and_not_the_first_step():
     """Four tokens in each step, or one: the client waits for the first step as long."""
     point = next(p for p in pooled_points(shipped_table("pd-silicon")) if p.id == "D242")
@@ -148,6 +169,21 @@ def test_drafts_shorten_the_time_of_a_token_and_not_the_first_step():
     all_, none = times(1.0), times(0.0)
     assert all_["tpot"] == pytest.approx(none["tpot"] / 4, rel=0.01)
     assert all_["ttft"] == pytest.approx(none["ttft"], rel=0.01)
+
+
+def test_rows_whose_prefill_pool_never_rests_count_apart(table):
+    """One user leaves it idle during every decode; with answers of two tokens 32 users do not."""
+    long = SERVED | ONES | {"isl": "4096"}
+    rows = [
+        long | {"point_id": "D1", "concurrency": "1", "osl": "512"},
+        long | {"point_id": "D2", "concurrency": "32", "osl": "2", "decode_batch": "32"},
+    ]
+    report = validate_own_file(table(POOLED, *rows))
+    busy = {row.point.id: row.saturated for row in report.rows}
+    assert busy == {"D1": False, "D2": True}
+    assert {len(rows) for rows in report.groups.values()} == {2}
+    assert sum(name.endswith(", near saturation") for name in report.groups) == 1
+    assert {row.point.id for row in report.headline} == {"D1", "D2"}
 
 
 def test_rows_of_a_user_are_not_fitted_to(table):
