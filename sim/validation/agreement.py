@@ -74,7 +74,7 @@ class PointComparison:
 
     @property
     def kind(self) -> tuple[Status, bool, bool, bool]:
-        """What its group in the statistics depends on."""
+        """Status, experts, drafts and saturation, which name its group."""
         return self.status, self.moe, self.drafts, self.saturated
 
     @property
