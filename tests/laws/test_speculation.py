@@ -420,16 +420,19 @@ def test_a_micro_batch_grows_by_mean_tokens_until_the_window():
 def test_the_bound_counts_the_tokens_of_drafts_and_the_output_of_a_step(
     make_deployment, make_chip, make_engine, make_model, speculate
 ):
-    """Steps take 7 ms. A request has 10 of them for 40 tokens, and the budget holds two requests."""
+    """Steps take 7 ms. A request has 10 of them for 40 tokens. Three have 168 tokens in 10 steps, 5 % more than the budget.
+
+    Steps that are full of prompts, without drafts, take the rest.
+    """
     of = speculate(3, 1.0, "draft", make_model(num_hidden_layers=1))
     deployment = make_deployment(
         chip=make_chip(capacity=1e9, bandwidth=1e30, fp16=1e40),
         engine=make_engine(layer_overhead=1e-3),
         speculation=of,
     )
-    step = 4e-3 + 3 * 1e-3
-    fits = int(16 * 10 / (16 + 4 * 10))
+    step, prompts = 4e-3 + 3 * 1e-3, 4e-3 + 1e-3
+    more = 3 * (16 + 4 * 10) / (10 * 16) - 1
     slo = SLO(tpot=0.9 * step)  # a quarter of a step is a token
     assert goodput_bound(deployment, equal_requests(16, 41), slo) == pytest.approx(
-        fits / 10 / step, rel=1e-6
+        3 / 10 / (step + more * prompts), rel=1e-6
     )
