@@ -166,14 +166,17 @@ class RemoteDrafter:
         return pieces, work.part(pieces)
 
     def _launching(self, part: Work) -> Array:
-        """Return float[stage]: the seconds in which the host launches all passes of a piece."""
+        """Return float[stage]: the seconds in which the host launches all passes of a piece.
+
+        The host prepares each decoding sequence once, for all passes.
+        """
         launch, layers = self.costs.launch, self.costs.launched / self.passes
         assert launch
         if not part.decodes:
             return layers * launch.prefill * (part.tokens > launch.graphs)
         first = part.tokens > launch.graphs
-        later = (self.passes - 1) * (part.decodes > launch.graphs)
-        return layers * launch.decode * (first + later) + launch.sequence * part.decodes * first
+        launched = first + (self.passes - 1) * (part.decodes > launch.graphs)  # passes
+        return layers * launch.decode * launched + launch.sequence * part.decodes * first
 
     def _pass_paths(self, pieces: int, part: Work) -> tuple[Array, Array]:
         """Return `pass_paths` for drafts or prompts."""

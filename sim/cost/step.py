@@ -43,7 +43,7 @@ class Costs(StepRows):
     """The cost of steps on one layout, with a cache of times that depend on token counts alone.
 
     back: time of a sampled token from the last stage to the first [s].
-    launch: the engine's times to launch layers; None if nothing waits for the host.
+    launch: the host's times; None if nothing waits for the host.
     layers: by kind of attention, float[stage], how many layers each stage has.
     launched: float[stage], layers with mixers that a host launches in all passes of a step.
     hides: whether the computing of experts decides what collectives take.
@@ -86,16 +86,16 @@ class Costs(StepRows):
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield all contributions to a step except the hops from stage to stage.
 
-        They include the time for which chips wait for the host to launch layers.
+        They include the time for which chips wait for the host.
         """
         rows = list(super().rows(work))
         yield from rows
         if self.launch:
             wait = self.launching(work) - by_term(rows, self.stages)[:, TIME].sum(axis=1)
             for stage in np.flatnonzero(wait > 0):
-                layers = self.launched * (np.arange(self.stages) == stage)
-                seconds = float(wait[stage] / self.launched[stage])
-                yield launch_row(self.launch, layers, seconds, prompts=work.prompt_tokens > 0)
+                waiting = np.eye(self.stages)[stage]
+                seconds = float(wait[stage])
+                yield launch_row(self.launch, waiting, seconds, prompts=work.prompt_tokens > 0)
 
     def step(self, work: Work) -> Step:
         """Return the next step on each stage.
@@ -250,12 +250,12 @@ class Costs(StepRows):
         return self._lines[decodes]
 
 
-def launch_row(launch: Launch, layers: Array, seconds: Seconds, prompts: bool) -> Row:
-    """Return the row of the time for which chips wait until the host has launched layers.
+def launch_row(launch: Launch, stages: Array, seconds: Seconds, prompts: bool) -> Row:
+    """Return the row of the time for which stages wait until the host has launched their layers.
 
-    layers: float[stage]. seconds: for each of them.
+    stages: float[stage], 1 for those that wait. seconds: the wait of each.
     """
-    names = "prefill" if prompts else "decode", *(("sequence",) if launch.sequence else ())
+    names = ["prefill" if prompts else "decode", *(["sequence"] if launch.sequence else [])]
     keys = tuple(f"engine.layer_launch.{name}" for name in names)
     cause = Cause("launching layers", "host", seconds, "s", keys=keys)
-    return Row(None, layers, seconds, 0.0, IS_OVERHEAD, partial(tuple, (cause,)))
+    return Row(None, stages, seconds, 0.0, IS_OVERHEAD, partial(tuple, (cause,)))

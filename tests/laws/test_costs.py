@@ -14,7 +14,7 @@ from sim.cost.plan import Plan
 from sim.cost.program import program
 from sim.cost.step import Costs
 from sim.cost.system_costs import step_terms
-from sim.cost.terms import COLLECTIVES, FITTED, HOPS, KV, TIME
+from sim.cost.terms import COLLECTIVES, FITTED, HOPS, KV, TIME, by_term
 from sim.cost.work import Work
 from sim.hardware.chip import Compute, TensorStreaming
 from sim.hardware.engine import PAIRS, Engine
@@ -241,7 +241,7 @@ def test_a_host_is_waited_for_until_the_contexts_take_longer(deployments):
 
 @given(KEYS.filter(lambda key: key[2] == "eager"), works())
 def test_each_stage_takes_as_long_as_its_chips_or_its_host(deployments, key, work):
-    """The slower of the two: chips as without a launch, and the host with its layers and the decoding sequences."""
+    """The slower of the two: chips as without a host, and the host with its layers and decoding sequences."""
     deployment = deployments[key]
     layout = deployment.layout
     unlaunched = Costs(
@@ -257,6 +257,15 @@ def test_each_stage_takes_as_long_as_its_chips_or_its_host(deployments, key, wor
     assert deployment.costs.step(work).time == pytest.approx(
         np.maximum(unlaunched.step(work).time, host)
     )
+
+
+def test_a_stage_without_attention_waits_for_the_hosts_sequences(make_deployment, eager):
+    """Each block is a stage, and the host launches nothing for those of MLPs."""
+    costs = make_deployment(8, plan=Plan(pipeline=8), engine=eager).costs
+    assert 0.0 in costs.launched
+    work = Work(decodes=50, context=50, logits=50)
+    times = by_term(list(costs.rows(work)), costs.stages)[:, TIME].sum(axis=1)
+    assert times == pytest.approx(costs.step(work).time)
 
 
 @pytest.mark.parametrize(("graphs", "launched"), [(0, True), (9, True), (10, False)])
