@@ -13,29 +13,32 @@ from sim.units import Seconds
 
 @dataclass(frozen=True)
 class PipelineBeat:
-    """The times of a compiled pipeline.
+    """The beat of a compiled pipeline, and the micro-batches that it needs.
 
-    slowest: the beat, which is the time of the slowest stage for what enters together [s].
-    unloaded: one pass through all stages [s].
-    fill: micro-batches that keep the slowest stage busy, unloaded / slowest.
+    seconds: time of the slowest stage for the tokens that enter together [s].
+    unloaded: time of a pass through all stages, without waits [s].
+    fill: micro-batches that keep the slowest stage busy, unloaded / seconds rounded up.
     """
 
-    slowest: Seconds
+    seconds: Seconds
     unloaded: Seconds
     fill: int
 
     def interval(self, micro_batches: int) -> Seconds:
-        """Return the least mean time between micro-batches that enter: too few wait for a pass."""
-        return max(self.slowest, self.unloaded / micro_batches)
+        """Return the least mean time between micro-batches that enter.
+
+        It is the beat, or longer if they are fewer than `fill`: each enters once a pass.
+        """
+        return max(self.seconds, self.unloaded / micro_batches)
 
 
 def pipeline_beat(costs: SystemCosts, tokens: int, request_tokens: float) -> PipelineBeat:
-    """Return the beat for `tokens`.
+    """Return the beat of a pipeline which so many `tokens` enter together.
 
-    All times are maxima over decodes and chunks of prompts (without the output head), and over
+    Each field is a maximum over decodes and chunks of prompts (without the output head), and over
     contexts of one token and of `request_tokens`.
     """
-    beat, passing, batches, width = 0.0, 0.0, 1, costs.layout.width
+    beat, longest, fill, width = 0.0, 0.0, 1, costs.layout.width
     for context in (1.0, max(1.0, request_tokens)):
         windowed = min(context, costs.layout.model.window or context)
         decode = decodes_at(tokens // width, context, costs.layout.model.window, width)
@@ -52,6 +55,6 @@ def pipeline_beat(costs: SystemCosts, tokens: int, request_tokens: float) -> Pip
         chunk.windowed_attended, chunk.windowed_cached = tokens * windowed, windowed
         for work in (decode, chunk):
             slowest, unloaded = pass_times(costs, work)
-            beat, passing = max(beat, slowest), max(passing, unloaded)
-            batches = max(batches, math.ceil(unloaded / slowest - 1e-9))
-    return PipelineBeat(beat, passing, batches)
+            beat, longest = max(beat, slowest), max(longest, unloaded)
+            fill = max(fill, math.ceil(unloaded / slowest - 1e-9))
+    return PipelineBeat(beat, longest, fill)

@@ -62,7 +62,7 @@ class Deployment:
     """A system ready to serve: its layout, its memory fit and the limits of its scheduler.
 
     space: all plans of its model on chips of its kind, of which `smallest_plan` takes one.
-    beat: times of a compiled pipeline; None without `tokens_per_beat`.
+    beat: of a compiled pipeline; None without `tokens_per_beat`.
     tried: the trials of a plan search, the best first.
     ffn: the FFN pool, where MLPs are on other chips than attention. `layout` is then attention's.
     drafter: the chips that make drafts, if they are others than those that verify them.
@@ -328,7 +328,7 @@ def _scheduler_limits(
     """
     engine, plan, tokens = layout.engine, layout.plan, layout.token_budget
     budget = _sequences_of_batch(layout)
-    size = min(budget, overrides.micro_batch or budget)
+    size = min(budget, overrides.micro_batch or budget)  # sequences of a micro-batch
     beat = None
     ranks = limited_ranks(engine, plan)
     default = default_limits(engine, layout.chip)[0] or 0
@@ -341,9 +341,7 @@ def _scheduler_limits(
         most = min(most, slots * size)
     else:
         slots = plan.slots or plan.pipeline
-        most = slots * min(size, MAX_SEQUENCES)
-        if limit:
-            most = limit if overrides.max_sequences else min(limit, slots * size)
+        most = limit or slots * min(size, MAX_SEQUENCES)
     if slots > MOST_SLOTS:
         reason = (
             f"got {slots:,} micro-batches; expected at most {MOST_SLOTS:,}, since each is "

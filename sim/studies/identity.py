@@ -138,7 +138,7 @@ def _beat(deployment: Deployment) -> Beat | None:
         return None
     limits = deployment.limits
     return Beat(
-        us=1e6 * beat.slowest,
+        us=1e6 * beat.seconds,
         tokens=limits.token_budget,
         max_token_throughput=limits.token_budget / beat.interval(limits.micro_batches),
         fill=limits.fill,
