@@ -142,7 +142,8 @@ class AttentionKind:
         self.width, self.prompts = width, prompts
         self._decodes: dict[int, AttentionCore] = {}
         self._chunks: dict[tuple[int, int], AttentionCore] = {}
-        # float[time, number of sequences] of lines, for each block of numbers.
+        # Lines of `together` consecutive numbers of sequences, computed at once: whether they are
+        # windowed, and float[field, number].
         self._lines: dict[int, tuple[bool, Array]] = {}
 
     def of_decodes(self, decodes: int) -> AttentionCore:
@@ -172,7 +173,7 @@ class AttentionKind:
     def line(self, decodes: int, together: int) -> DecodeLine:
         """Return the attention of one layer over the context, for a number of sequences.
 
-        together: numbers of sequences whose times are computed at once (`Costs.together`).
+        together: how many consecutive numbers are computed at once (`Costs.together`).
         """
         if together == 1:
             return decode_line(self.of_decodes(decodes), decodes, self.width)
@@ -226,7 +227,7 @@ def attention_losses(layout: Layout, shape: Mixer, decode: bool) -> AttentionLos
     """
     engine, generation = layout.engine, layout.chip.generation
     latent = isinstance(shape, Attention) and shape.latent is not None
-    part, file = engine.of_blocks("latent_attention") if latent else ("kernels", engine.kernels)
+    key, file = engine.kernels_of("latent_attention") if latent else ("kernels", engine.kernels)
     computing, reading = engine.attention_compute_efficiency, engine.attention_memory_efficiency
     if computing is not None and reading is not None:
         timed = file and latent and generation in file.latent_attention
@@ -235,7 +236,7 @@ def attention_losses(layout: Layout, shape: Mixer, decode: bool) -> AttentionLos
             return AttentionLosses(0.0, computing, reading, 0.0, "", *keys)
     named = file and file.attending(generation, latent)
     assert named  # the engine's file has one or the other
-    return _kernel_losses(f"engine.{part}.{named[0]}", named[1], layout.plan, decode)
+    return _kernel_losses(f"engine.{key}.{named[0]}", named[1], layout.plan, decode)
 
 
 def _kernel_losses(

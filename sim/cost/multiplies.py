@@ -101,7 +101,7 @@ def routed_multiplies(
         multiply = shaped_multiply(engine, chip, shape, stored, activations)
         multiply = multiply._replace(chips=chips, fixed=0.0, walk=0.0, exposed=0.0)
         named = None
-        part, kernels = engine.of_blocks("experts")
+        kernels_key, kernels = engine.kernels_of("experts")
         if kernels and own is None:
             precision = expert_precision(stored.precision, stored.bits, activations)
             named = kernels.expert(chip.generation, precision)
@@ -111,7 +111,7 @@ def routed_multiplies(
                 efficiency_keys=(multiply.efficiency_keys[0], ("engine.moe_memory_efficiency",)),
             )
         elif named:
-            key, kernel = f"engine.{part}.{named[0]}", named[1]
+            key, kernel = f"engine.{kernels_key}.{named[0]}", named[1]
             multiply = multiply._replace(
                 efficiencies=(kernel.compute_efficiency, kernel.memory_efficiency),
                 efficiency_keys=((f"{key}.compute_efficiency",), (f"{key}.memory_efficiency",)),

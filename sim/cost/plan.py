@@ -23,16 +23,15 @@ PrecisionField = Annotated[
     Field(strict=False),
     WithJsonSchema({"type": "string", "enum": [precision.value for precision in Precision]}),
 ]
-
-
-SCALED = {"fp8-block": FP8_BLOCKS, "mxfp4": MXFP4, "nvfp4": NVFP4}
+# Formats in which each block of numbers has a scale.
+SCALED_FORMATS = {"fp8-block": FP8_BLOCKS, "mxfp4": MXFP4, "nvfp4": NVFP4}
 
 
 class WeightFormat(StrEnum):
     """A format in which a plan stores weights: a precision, or numbers with block scales.
 
-    A block is 16 or 32 4-bit numbers with a common scale, or 128 x 128 8-bit ones.
-    Left out: scales of all formats but `fp8-block`, `mxfp4` and `nvfp4`.
+    A block has one scale: 128 x 128 numbers (`fp8-block`), 32 (`mxfp4`) or 16 (`nvfp4`).
+    Left out: scales of the other formats.
     """
 
     FP32 = "fp32"
@@ -49,8 +48,8 @@ class WeightFormat(StrEnum):
     @property
     def stored(self) -> NumberFormat:
         """The precision of a number, and its bits with its part of the scale."""
-        if self.value in SCALED:
-            return SCALED[self.value]
+        if self.value in SCALED_FORMATS:
+            return SCALED_FORMATS[self.value]
         return NumberFormat(self.value, 8 * Precision(self.value).bytes)
 
 
@@ -326,7 +325,7 @@ class ResolvedPlan:
 
     @property
     def format_names(self) -> dict[str, str]:
-        """The formats of `weights`, `attention`, `head`; a precision if the plan chooses none."""
+        """The formats of `weights`, `attention` and `head`; where none is chosen, precisions."""
         parts = {"weights": self.weights, "attention": self.attention, "head": self.head}
         return {
             part: format_name(chosen) if chosen else precision.value

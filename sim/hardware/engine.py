@@ -49,7 +49,7 @@ class Launch(Value):
     )
     graphs: Annotated[int, Field(ge=0)] = Field(
         default=0,
-        description="Tokens up to which steps run from CUDA graphs, which the host launches in no "
+        description="Tokens up to which steps run from CUDA graphs, for which the host needs no "
         "time.",
     )
 
@@ -227,8 +227,8 @@ class EngineSpeed(Sourced):
     )
     layer_launch: Launch | None = Field(
         default=None,
-        description="Time in which the host launches a layer, in eager mode; default: launches "
-        "never limit.",
+        description="Time in which the host prepares a step and launches its layers; default: the "
+        "host never limits.",
     )
 
     @model_validator(mode="after")
@@ -271,8 +271,8 @@ class EngineSpeed(Sourced):
         apart = {"fused": False, "blocks-apart": precision == FP8_BLOCK, "apart": True}
         return self.kernels.multiply(chip.generation, precision, not apart[self.quantizing])
 
-    def of_blocks(self, part: str) -> tuple[str, Kernels | None]:
-        """Return the kernels of `experts` or `latent_attention`, and their key here."""
+    def kernels_of(self, part: str) -> tuple[str, Kernels | None]:
+        """Return the key and the kernels of a part: `experts` or `latent_attention`."""
         key = "block_kernels" if getattr(self.block_kernels, part, None) else "kernels"
         return key, getattr(self, key)
 

@@ -19,10 +19,10 @@ Config = Mapping[str, object]
 
 WIDTHS = {"fp32": 32.0, "bf16": 16.0, "fp16": 16.0}
 _FP8 = NumberFormat("fp8", 8.0)
-# An FP32 scale for 128 x 128 weights, as DeepSeek and Qwen publish their checkpoints.
+# Block scales. Sources: the FP8 checkpoints of DeepSeek and Qwen (an FP32 scale for 128 x 128
+# numbers), OCP Microscaling Formats 1.0 (a byte for 32), and NVIDIA, "Introducing NVFP4" (a byte
+# for 16).
 FP8_BLOCKS = NumberFormat("fp8", 8.0 + 32 / 128**2)
-# Block scales. Sources: OCP Microscaling Formats 1.0 (a byte for 32 numbers), and NVIDIA,
-# "Introducing NVFP4" (a byte for 16).
 MXFP4 = NumberFormat("fp4", 4.0 + 8 / 32)
 NVFP4 = NumberFormat("fp4", 4.0 + 8 / 16)
 # bitsandbytes: an FP32 scale for 64 weights. Double quantization stores it in a byte, and an

@@ -306,6 +306,7 @@ def test_a_fit_of_losses_gives_the_numbers_of_the_file(backend, key):
 
 
 def test_tensorrt_llm_of_2025_has_the_experts_that_flashinfer_took_from_it():
+    """Its file has the numbers of the fit to FlashInfer's times."""
     engine = read_value(catalogue_names("engines")["tensorrt-llm-1.0"], Engine)
     _, kernel = engine.block_kernels.expert("hopper", "fp8_block")
     fit = loss_fit("trtllm-1.0", "experts.hopper.fp8_block").numbers
@@ -318,9 +319,9 @@ def test_kernels_of_experts_alone_leave_latent_attention_to_the_others():
     engine = read_value(catalogue_names("engines")["tensorrt-llm-kernels"], Engine)
     experts = read_value(catalogue_names("kernels")["deepgemm"], Kernels)
     with_both = engine.model_copy(update={"block_kernels": experts})
-    assert with_both.of_blocks("experts") == ("block_kernels", experts)
-    assert with_both.of_blocks("latent_attention") == ("kernels", engine.kernels)
-    assert engine.of_blocks("experts") == ("kernels", engine.kernels)
+    assert with_both.kernels_of("experts") == ("block_kernels", experts)
+    assert with_both.kernels_of("latent_attention") == ("kernels", engine.kernels)
+    assert engine.kernels_of("experts") == ("kernels", engine.kernels)
 
 
 def test_a_layer_of_timed_experts_pays_their_start_in_place_of_half_an_overhead(make_deployment):
