@@ -12,7 +12,6 @@ first, and the last block of a request goes before those ahead of it.
 Source: vLLM, docs/design/prefix_caching.md.
 """
 
-import itertools
 import math
 from collections import OrderedDict, deque
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
@@ -203,12 +202,11 @@ class KVCache:
         return cached
 
     def resize(self, kv_tokens: int, sequences: int, dead_ranks: Collection[int]) -> None:
-        """Set the room and the places, and the ranks that take no sequences.
+        """Set the room, the places and the ranks that take no sequences.
 
         Less room than requests hold admits no request.
         """
-        self.kv_tokens, self.sequences = kv_tokens, sequences
-        self.dead_ranks = dead_ranks
+        self.kv_tokens, self.sequences, self.dead_ranks = kv_tokens, sequences, dead_ranks
 
     def grow(self, tokens: float) -> None:
         """Give admitted requests more tokens of the cache."""
@@ -339,13 +337,14 @@ def _next_rank(prompts: Sequence[int], sequences: Sequence[int], dead: Collectio
 
     A step lasts as long as its longest rank. So no rank takes more than an equal share of the
     sequences, and prompts that come together go to different ranks.
+    prompts: tokens that each rank has yet to compute. sequences: of each rank. dead: ranks that
+    take none.
     Assumed: this order. vLLM's DPLBAsyncMPClient also counts waiting requests for more than
     running ones, but adds both.
-    prompts: tokens that each rank has yet to compute. sequences: of each rank. dead: ranks.
     """
     if len(sequences) == 1:
         return 0
-    loads = zip(prompts, sequences, itertools.count(), strict=False)
-    alive = [load for load in loads if load[2] not in dead]
-    share = sum(load[1] for load in alive) // len(alive) + 1
-    return min(load for load in alive if load[1] < share)[2]
+    alive = [rank for rank in range(len(sequences)) if rank not in dead]
+    share = sum(sequences[rank] for rank in alive) // len(alive) + 1
+    open_ranks = [rank for rank in alive if sequences[rank] < share]
+    return min(open_ranks, key=lambda rank: (prompts[rank], sequences[rank]))

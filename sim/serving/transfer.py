@@ -25,7 +25,7 @@ from sim.units import Bytes, BytesPerSecond, JoulesPerByte, Seconds
 class Transfer(Value):
     """The links between a prefill pool and a decode pool, and the time to hand a request over.
 
-    A transfer takes `latency + bytes / bandwidth`, and waits until both replicas' links are free.
+    A transfer takes `latency + bytes / bandwidth`, and waits for a free link of both replicas.
     Links serve transfers first come, first served.
     """
 
@@ -50,8 +50,8 @@ class Transfer(Value):
     )
     per: Literal["flow", "replica", "chip"] = Field(
         default="replica",
-        description="Owner of a link: each transfer, each replica, or each chip; one attention "
-        "rank sends a request.",
+        description="Owner of a link: each transfer, replica or chip; the chips of one attention "
+        "rank send a request.",
     )
 
 
@@ -83,16 +83,17 @@ UNDIVIDED = EarlyParts(1, 0.0)  # the whole KV cache leaves after the prefill
 class KVLinks:
     """The links of all replicas, first come, first served.
 
-    A transfer uses a link of both replicas at the lower rate. It is booked when its prompt is
-    computed. Parts that left during the prefill are booked then, too, in time that was still free.
-    With `per: chip`, the chips of each attention rank are a link, as one rank has a request's KV
-    cache. A transfer takes the link of a replica that is free first.
+    A transfer uses one link of each of its two replicas, at the lower rate: the link that is free
+    first. It is booked when its prompt is computed. Parts that left during the prefill are booked
+    then, too, in time that was still free.
+    With `per: chip`, the links of an attention rank's chips count as one, because one rank has the
+    KV cache of a request.
     rates: B/s of a link, by replica. booked: times in use of each link, ascending [s], by replica.
     busy: time for which links were in use, as a mean over those of a replica [s].
     longest_prefill: of any prompt [s]. Bookings that ended earlier are forgotten.
-    Left out: a later transfer that overtakes an earlier one whose other link is not free; ranks
-    with more of the requests than others. Also
-    when each early part is computed: the parts may share out their window in any way.
+    Left out: a later transfer that overtakes an earlier one whose other link is not free. Also
+    which rank has a request, and when each early part is computed: the parts may share out their
+    window in any way.
     """
 
     def __init__(
@@ -195,13 +196,13 @@ def _time_after(free: Sequence[Interval], since: Seconds, seconds: Seconds) -> S
 
 
 def link_rate(transfer: Transfer, plan: ResolvedPlan) -> BytesPerSecond:
-    """Return the bandwidth of one transfer: with `per: chip`, of all chips of an attention rank."""
+    """Return the bandwidth of a link of a replica: with `per: chip`, of a rank's chips together."""
     chips = plan.replica_size // plan.attention_data
     return transfer.bandwidth * (chips if transfer.per == "chip" else 1)
 
 
 def link_count(transfer: Transfer, plan: ResolvedPlan) -> int:
-    """Return how many transfers of a replica are at full bandwidth: with `per: chip`, its ranks."""
+    """Return the links of a replica: with `per: chip`, one for each attention rank."""
     return plan.attention_data if transfer.per == "chip" else 1
 
 

@@ -179,7 +179,8 @@ def link_point(
 
     computed: tokens of a prompt that the prefill pool computes. sent: bytes of a request.
     """
-    prefill, plans = pools[0].deployment, [pool.deployment.layout.plan for pool in pools]
+    prefill = pools[0].deployment
+    plans = [pool.deployment.layout.plan for pool in pools]
     whole = sent / min(link_rate(transfer, plan) for plan in plans)
     tokens = max(1, round(computed))
     parts = early_parts(transfer, prefill.costs, prefill.limits, tokens, math.inf)
