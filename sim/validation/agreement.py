@@ -6,7 +6,6 @@ ValidationReport("mine", comparisons).as_json()["median_ape"]  # in %
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import product
 from statistics import mean, median
 from typing import Literal
 
@@ -41,8 +40,8 @@ class PointComparison:
 
     measured: seconds; nan if the simulator has no such metric.
     simulated: seconds; None if the point cannot be simulated.
-    saturated: whether the simulated prefill pool is near saturation. Then a few percent of its
-    speed move the TTFT several times.
+    near_saturation: whether the simulated prefill pool computes almost all the time. Then a few
+    percent of its speed move the TTFT several times as far.
     """
 
     point: MeasuredPoint
@@ -51,7 +50,7 @@ class PointComparison:
     simulated: Seconds | None
     status: Status
     reason: str
-    saturated: bool = False
+    near_saturation: bool = False
 
     @property
     def error(self) -> float | None:
@@ -73,9 +72,12 @@ class PointComparison:
         return self.point.system is not None and is_routed(self.point.system)
 
     @property
-    def kind(self) -> tuple[Status, bool, bool, bool]:
-        """Status, experts, drafts and saturation, which name its group."""
-        return self.status, self.moe, self.drafts, self.saturated
+    def group(self) -> str:
+        """The name of the group in which it counts, such as 'tested, dense'."""
+        words = [self.status, "mixture of experts" if self.moe else "dense"]
+        words += ["drafts"] if self.drafts else []
+        words += ["near saturation"] if self.near_saturation else []
+        return ", ".join(words)
 
     @property
     def drafts(self) -> bool:
@@ -215,15 +217,12 @@ class ValidationReport:
 
     @property
     def groups(self) -> dict[str, list[PointComparison]]:
-        """Counted rows by status, kind of model, drafts and saturation; no empty groups."""
+        """Counted rows by group: tested, fitted and assumed ones, in order of their names."""
         groups: dict[str, list[PointComparison]] = {}
-        truth = (False, True)
-        for kind in product(("tested", "fitted", "assumed"), truth, truth, truth):
-            status, moe, drafts, saturated = kind
-            if rows := [row for row in self.counted if row.kind == kind]:
-                name = f"{status}, {'mixture of experts' if moe else 'dense'}"
-                name += ", drafts" if drafts else ""
-                groups[f"{name}, near saturation" if saturated else name] = rows
+        for status in ("tested", "fitted", "assumed"):
+            rows = [row for row in self.counted if row.status == status]
+            for row in sorted(rows, key=lambda row: row.group):
+                groups.setdefault(row.group, []).append(row)
         return groups
 
     @property

@@ -155,7 +155,8 @@ def _pool(row: Mapping[str, str], pool: str, about: Mapping[str, str]) -> RowSys
         "plan.expert": ep,
         "plan.replicas": workers,
     }
-    ran = system_of_row({**about, "tensor": str(tp)}, workers * tp * pp * dp, "", degrees)
+    about = {**about, "tensor": str(tp)}  # rules tell attention data parallelism by it
+    ran = system_of_row(about, workers * tp * pp * dp, "", degrees)
     if pool == "prefill":
         return ran
     engine, batch = ran.system.engine, cell_number(row, "decode_batch", int)

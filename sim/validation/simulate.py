@@ -33,7 +33,7 @@ MANY_USERS, SHORT_ROUNDS = 50, 3  # of pools: rounds that are simulated with mor
 FULL_ROUNDS = 5  # the same if it is measured from its second round on
 # Tokens of a reply that are simulated at most: its beat and TPOT hardly depend on more.
 REPLY_PROMPT, REPLY_OUTPUT = 512, 64
-PREFILL_BUSY = "prefill_busy"
+PREFILL_BUSY = "prefill_busy"  # of pools, among the times: a share, see `pooled_times`
 HOST_KEYS = ("layer_launch", "block_kernels")  # of an engine; a host may replace them
 _LAST_COSTS: deque[SystemCosts] = deque(maxlen=16)
 
@@ -113,8 +113,8 @@ def pooled_times(point: MeasuredPoint, scenario: Scenario) -> dict[str, Seconds]
     """Return the mean times of requests that one pool prefills and another one decodes.
 
     `kv_transfer`: the time of a prompt's KV cache on the links.
-    `PREFILL_BUSY`: no time, but the share of time in which prefill replicas compute, until the last
-    prompt is computed.
+    `PREFILL_BUSY`: not a time, but the share of it in which a prefill replica computes, in the mean
+    and until the last prompt is computed.
     The client's first token comes from the decode pool, as in vLLM, SGLang and TensorRT-LLM.
     So its TTFT holds the hand-over and a decode step, and its TPOT does not.
     With many users few rounds are simulated, and each but the first counts for several.
@@ -133,6 +133,7 @@ def pooled_times(point: MeasuredPoint, scenario: Scenario) -> dict[str, Seconds]
     moved, prefills = rows.transfers, members["measured.prefill"].replicas
     assert moved
     computing = mean(float(stages.max()) for stages in rows.busy[:prefills])
+    prefill_busy = computing / float(np.nanmax(rows.first_token))
     received = moved.end + (transfer.handover or 0.0)
     decoding, decoded = rows.last_token - received, rows.requests.output - 1
     steps = decoded if rows.steps is None else rows.steps
@@ -144,7 +145,7 @@ def pooled_times(point: MeasuredPoint, scenario: Scenario) -> dict[str, Seconds]
     round_of = np.arange(len(rows.arrival)) // point.users
     weights = np.where(round_of == 0, 1.0, (LOOP_ROUNDS - 1) / max(1, round_of[-1]))
     done = rows.finished
-    return {PREFILL_BUSY: computing / float(np.nanmax(rows.first_token))} | {
+    return {PREFILL_BUSY: prefill_busy} | {
         metric: float(np.average(values[done], weights=weights[done]))
         for metric, values in times.items()
     }

@@ -59,8 +59,12 @@ def catalogue_entry(name: str, kind: str) -> Any:
 
     Raises: InexpressibleError if there is none.
     """
-    classes: dict[str, type[Value]] = {"chips": Chip, "engines": Engine, "models": Model}
-    classes["kernels"] = Kernels
+    classes: dict[str, type[Value]] = {
+        "chips": Chip,
+        "engines": Engine,
+        "kernels": Kernels,
+        "models": Model,
+    }
     paths = catalogue_paths(kind)
     path = paths.get(name) or paths.get(name.lower())
     if path is None:
@@ -121,8 +125,8 @@ def system_of_row(
     rest = {key: value for key, value in options.items() if not key.startswith("plan.")}
     engine = catalogue_entry(str(rest.pop("engine")), "engines")
     if kernels := rest.pop("engine.block_kernels", None):
-        own = {"block_kernels": catalogue_entry(str(kernels), "kernels")}
-        engine = engine.model_copy(update=own)
+        changes = {"block_kernels": catalogue_entry(str(kernels), "kernels")}
+        engine = engine.model_copy(update=changes)
     parts = {"chip": chip, "chips": count, "engine": engine, "model": model}
     system = System.model_validate({**parts, "plan": Plan.model_validate(plan), **_nested(rest)})
 

@@ -41,8 +41,9 @@ KEYS_BY_METRIC = {
     "itl": DECODE_KEYS,
     "e2el": DECODE_KEYS,
 }
-SimulatedTimes = dict[str, float] | str  # seconds by metric, or why there are none
-NEAR_SATURATION = 0.95  # share of time in which a prefill pool computes
+# Seconds by metric, with the share `PREFILL_BUSY` of pools; or why there are none.
+SimulatedTimes = dict[str, float] | str
+NEAR_SATURATION = 0.95  # `PREFILL_BUSY` beyond which a row is near saturation
 WORTH_PROCESSES = 200  # points; fewer take less time than the start of processes
 WORTH_PROCESSES_OF_POOLS = 20
 SetProgress = Callable[[str, int, int], None]  # name of the set, points done, points in all
@@ -263,14 +264,14 @@ def compare_metric(
         reason = f"an answer of {point.output} token has no {metric.upper()}"
         return PointComparison(point, metric, measured, None, "not expressed", reason)
     time = simulated[metric]
-    saturated = point.pattern == "users" and simulated.get(PREFILL_BUSY, 0.0) > NEAR_SATURATION
+    near = point.pattern == "users" and simulated.get(PREFILL_BUSY, 0.0) > NEAR_SATURATION
     if metric in point.known:
-        return PointComparison(point, metric, measured, time, *point.known[metric], saturated)
+        return PointComparison(point, metric, measured, time, *point.known[metric], near)
     assert point.system is not None
     lacking = point.reason or unfitted_numbers(point.system, metric, point.pattern)
     status: Status = "fitted" if _is_fitted(point, metric) else "assumed" if lacking else "tested"
     reason = point.remark or (lacking if status == "assumed" else "")
-    return PointComparison(point, metric, measured, time, status, reason, saturated)
+    return PointComparison(point, metric, measured, time, status, reason, near)
 
 
 def _is_fitted(point: MeasuredPoint, metric: str) -> bool:

@@ -179,7 +179,7 @@ def test_rows_whose_prefill_pool_never_rests_count_apart(table):
         long | {"point_id": "D2", "concurrency": "32", "osl": "2", "decode_batch": "32"},
     ]
     report = validate_own_file(table(POOLED, *rows))
-    busy = {row.point.id: row.saturated for row in report.rows}
+    busy = {row.point.id: row.near_saturation for row in report.rows}
     assert busy == {"D1": False, "D2": True}
     assert {len(rows) for rows in report.groups.values()} == {2}
     assert sum(name.endswith(", near saturation") for name in report.groups) == 1
