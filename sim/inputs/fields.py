@@ -220,18 +220,15 @@ def own_function(text: str, what: str) -> Callable[..., Any]:
 
 
 def own_file(text: str) -> Path | None:
-    """Return the file of the module that 'my_chips:MyCompute' names; None if it names none.
-
-    The module has been imported.
-    """
+    """Return the file of the imported module that 'my_chips:MyCompute' names; None without one."""
     module_name, _, name = text.partition(":")
     if not (module_name and name.isidentifier()):
         return None
     path = _module_path(text, module_name)
-    if not path.is_file():
-        file = getattr(sys.modules.get(module_name), "__file__", None)
-        return Path(file) if file else None
-    return path
+    if path.is_file():
+        return path
+    file = getattr(sys.modules.get(module_name), "__file__", None)
+    return Path(file) if file else None
 
 
 def custom_class(kind: str, base: type[Value], kinds: Iterable[str]) -> type[Value]:
@@ -284,7 +281,7 @@ def _custom_name(text: str, what: str, kinds: Iterable[str]) -> _CustomName:
 
 
 def _module_path(text: str, module_name: str) -> Path:
-    """Return the path of a module next to the file that names it; there may be no such file."""
+    """Return where a module would be next to the file that names it."""
     folder = text.folder if isinstance(text, Text) else Path.cwd()
     return folder / f"{module_name}.py"
 

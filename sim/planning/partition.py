@@ -60,8 +60,8 @@ class Cutter:
             *accumulate(stage.kv(request_tokens, window) / request_tokens for stage in alone),
         ]
         self.room = layout.usable - layout.engine.reserve - layout.activations
+        self.apart = layout.apart  # kept, because it is computed at each call
         # Bytes for weights in a memory of their own.
-        self.apart = layout.apart
         self.weights_room = layout.weights_memory.capacity if self.apart else math.inf
         self.request_tokens = request_tokens
 
@@ -156,7 +156,7 @@ class Cutter:
         Dynamic programming over (stages, blocks).
         """
         n = len(self.times) - 1
-        lowest = []  # the first block of the longest stage within the limits, by its end
+        lowest = []  # by end of a stage: the first block of the longest one within the limits
         for end in range(n + 1):
             first = end
             while first > 0 and self._within(first - 1, end, time, tokens):

@@ -108,8 +108,8 @@ class Paces:
     def most(self, together: bool) -> int:
         """Return the most sequences of a micro-batch.
 
-        If they and the prompts that replace them do not fill steps exactly, one more makes up the
-        rest, in several steps.
+        A sequence takes `needed / steps` tokens of each step, with the prompts that replace it. The
+        last one may take more than are left: `mixed` adds steps for these prompts.
         """
         limits = self.deployment.limits
         concurrent = limits.max_concurrent(math.ceil(self.request.held)) or 0
@@ -154,7 +154,7 @@ class Paces:
     def mixed(self, k: int) -> Pace:
         """Return the pace if each step has the prompts that replace the requests which end.
 
-        Tokens above the budget take further steps, which are full of prompts.
+        Prompt tokens beyond the budget of the step take further steps, without decodes.
         """
         limits = self.deployment.limits
         passes = max(1.0, k * self.needed / self.steps / limits.token_budget)
@@ -184,7 +184,8 @@ class Paces:
         others = pass_times(costs, self._step(decodes, 0))[0] if decodes else 0.0
         longer = pass_times(costs, self._step(decodes, chunk))[0] - others
         seconds = tokens / chunk * longer
-        own = self.computed / chunk * others  # only others decode in steps with its own prompt
+        # A request does not decode in the steps with its own prompt, but others do.
+        own = self.computed / chunk * others
         first = self.in_flight * seconds
         pause = self.loop.pause if self.loop else 0.0
         if not pause:

@@ -59,9 +59,7 @@ def _sweep_point(document: Document, sources: PointSources) -> SweepPoint:
     """Return the document with values put in that stand elsewhere in it."""
     changed, values, error = point_document(document, sources)
     try:
-        inputs = None
-        if not error:
-            inputs = [_canonical(scenario_from(changed)), sorted(_own_names(changed.data))]
+        inputs = None if error else _inputs(changed)
     except ScenarioError as wrong:
         inputs, error = None, str(wrong)
     whole_input = json.dumps(
@@ -70,6 +68,14 @@ def _sweep_point(document: Document, sources: PointSources) -> SweepPoint:
     )
     digest = hashlib.sha256(whole_input.encode()).hexdigest()[:32]
     return SweepPoint(values, changed, digest, error)
+
+
+def _inputs(document: Document) -> list[Any]:
+    """Return what a point's result depends on, as plain data.
+
+    Raises: ScenarioError if the document cannot be read.
+    """
+    return [_canonical(scenario_from(document)), sorted(_own_names(document.data))]
 
 
 def _canonical(value: object) -> Any:
@@ -97,9 +103,9 @@ def _canonical(value: object) -> Any:
 
 
 def _own_names(data: object, key: str = "") -> Iterator[list[str]]:
-    """Yield the texts of a document that name a user's code: key, text, digest of the module.
+    """Yield key, text and module's digest of each text in a document that names a user's code.
 
-    Code alone does not tell the functions of one factory apart, such as `mine = make(2)`.
+    The names count, because functions of one factory have the same code: `mine = make(2)`.
     """
     match data:
         case Mapping():
@@ -113,10 +119,10 @@ def _own_names(data: object, key: str = "") -> Iterator[list[str]]:
 
 
 def _code_identity(thing: Any) -> list[str]:
-    """Return the name of a class or function, and for a user's one a digest of its code.
+    """Return the name of a class or function, and a digest of its code if it is a user's.
 
-    The digest covers its file and the user's files that this imports. An object that is called as
-    a function has the name of its class.
+    The digest covers its file and the user's files that this imports. An object with `__call__`
+    has the name of its class.
     """
     if not hasattr(thing, "__qualname__"):
         thing = type(thing)
