@@ -54,22 +54,20 @@ HELD = {"fixed": 0.0, "memory_efficiency": 0.8, "compute_efficiency": 0.5}
 HELD |= {"more_tokens": 64.0, "more_positions": 300.0, "latency": 0.0, "latency_per_chip": 0.0}
 PASSES = "passes", "passes_of_all"
 HELD |= dict.fromkeys(PASSES, 0.0)
-# Kernels whose times stand with other backends, too: a part of their name by backend and key.
-# TensorRT-LLM's servers of 2026 set moe_backend TRTLLM, and its own rows are of DeepGEMM's kernel.
-# InferenceX's servers with vLLM on B200 set FlashInfer's kernel with 8-bit activations, which was
-# timed with SGLang. FlashInfer took its CUTLASS kernel from TensorRT-LLM in 2025; it was timed with
-# vLLM.
+# Kernels that servers of one engine set, and that were timed with another one: by file and key, a
+# part of the kernel's name. TensorRT-LLM's servers of 2026 set moe_backend TRTLLM, and its own rows
+# are of DeepGEMM's kernel. InferenceX's servers with vLLM on B200 set FlashInfer's kernel with
+# 8-bit activations, which was timed with SGLang. FlashInfer took its CUTLASS kernel from
+# TensorRT-LLM in 2025; it was timed with vLLM.
 TIMED_ELSEWHERE = {
     ("deepgemm", "experts.blackwell.fp8_block"): "deepgemm",
     ("trtllm", "experts.blackwell.fp8_block"): "flashinfer_trtllm",
     ("trtllm-1.0", "experts.hopper.fp8_block"): "flashinfer_cutlass",
     ("vllm", "experts.blackwell.fp4_fp8"): "flashinfer_trtllm",
 }
-# Files of kernels that servers set for whole experts on several ranks. DeepGEMM's takes 97 us for
-# one token where each expert is divided over the chips, and 45 us with whole ones.
-ON_RANKS = ("deepgemm",)
-# Files of whole experts. DeepGEMM's kernel takes 96 us for one token if experts are divided by
-# columns, and 45 us if ranks have whole experts, so one fit to both is 30 % off.
+# Files to which no rows of divided experts are fitted, as servers set these kernels for whole ones.
+# DeepGEMM's takes 45 us for one token with whole experts and 97 us with divided ones, so that one
+# fit to both is 30 % off.
 WHOLE_EXPERTS = ("deepgemm",)
 # Tiles of MXFP4's kernels, to which weights are padded: of the hidden size, and of an expert's
 # inner columns on a chip.
@@ -158,7 +156,7 @@ def _groups(backend: str) -> dict[str, list[MeasuredWork]]:
     for measured in measured_works():
         work = measured.work
         divided = isinstance(work, ExpertWork) and work.shards == 1
-        if isinstance(work, CollectiveWork) or (divided and backend in ON_RANKS):
+        if isinstance(work, CollectiveWork) or (divided and backend in WHOLE_EXPERTS):
             continue
         key = _key(measured)
         elsewhere = TIMED_ELSEWHERE.get((backend, key))
