@@ -359,7 +359,8 @@ def fit_residuals(
     for point in points:
         if point.key not in known:
             assert point.system is not None
-            system = point.system.model_copy(update={"engine": engine})
+            with_kernels = engine.model_copy(update=dict(point.own_kernels))
+            system = point.system.model_copy(update={"engine": with_kernels})
             known[point.key] = serve_point(replace(point, system=system))
         own = known[point.key]
         times = own | {"ttft": own.get("ttft", 0.0) + host_overhead(engine, point)}

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sim.catalogue.measurements import errors_at_row, read_csv_table
+from sim.hardware.kernels import Kernels
 from sim.inputs.errors import ScenarioError, nearest_name
 from sim.inputs.files import shorten
 from sim.scenario.speculate import Speculate
@@ -117,6 +118,7 @@ class MeasuredPoint:
     not_fitted: str = ""  # why no engine is fitted to it
     bound: str = ""  # why its time is only an upper bound: a throttle or the load of a service
     host: str = ""  # host whose client, HTTP and tokenizer the TTFT includes; see the engine's file
+    own_kernels: Mapping[str, Kernels] = field(default_factory=dict)  # see `RowSystem`
     group: str = ""  # equal for configurations that differ only in the number of users
     # Metrics that are not scored like the others, by name.
     known: Mapping[str, Known] = field(default_factory=dict)
@@ -204,6 +206,7 @@ def with_system(point: MeasuredPoint, row: RowSystem) -> MeasuredPoint:
         bound=row.bound,
         host=row.host,
         prefill=row.prefill,
+        own_kernels=row.own_kernels,
     )
 
 

@@ -8,7 +8,7 @@ Tables leave much unsaid.  `scenarios/measurements/rules.yaml` supplies it, with
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class RowSystem:
     host: name of the host whose client, HTTP and tokenizer the TTFT includes, or nothing.
     prefill: whether the makespan of a batch includes the prompts.
     not_fitted: why no engine is fitted to the row, or nothing.
+    own_kernels: kernels that the row's server set in place of its engine's, by key of the engine.
     """
 
     system: System
@@ -51,6 +52,7 @@ class RowSystem:
     host: str = ""
     prefill: bool = True
     not_fitted: str = ""
+    own_kernels: Mapping[str, Kernels] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=256)
@@ -124,9 +126,10 @@ def system_of_row(
     }
     rest = {key: value for key, value in options.items() if not key.startswith("plan.")}
     engine = catalogue_entry(str(rest.pop("engine")), "engines")
+    own_kernels: dict[str, Kernels] = {}
     if kernels := rest.pop("engine.block_kernels", None):
-        changes = {"block_kernels": catalogue_entry(str(kernels), "kernels")}
-        engine = engine.model_copy(update=changes)
+        own_kernels["block_kernels"] = catalogue_entry(str(kernels), "kernels")
+        engine = engine.model_copy(update=own_kernels)
     parts = {"chip": chip, "chips": count, "engine": engine, "model": model}
     system = System.model_validate({**parts, "plan": Plan.model_validate(plan), **_nested(rest)})
 
@@ -142,6 +145,7 @@ def system_of_row(
         last("host"),
         all(rule.prefill for rule in matching),
         last("not_fitted"),
+        own_kernels,
     )
 
 

@@ -183,6 +183,22 @@ def test_points_of_other_engines_count_as_if_this_engine_had_run_them(measured, 
     assert values(found) == pytest.approx(ONE, rel=1e-3)
 
 
+def test_a_fit_keeps_the_kernels_that_a_rule_gives_a_row(measured, file, monkeypatch):
+    """The engine that is fitted replaces the row's engine, but not the kernels that its server set."""
+    measured()
+    of_rule = {"model": ("Llama-2-7B",)}, {"engine.block_kernels": "deepgemm"}
+    rule = Rule(when=of_rule[0], system=of_rule[1], source="here")
+    rules = (*systems.measurement_rules(), rule)
+    monkeypatch.setattr(systems, "measurement_rules", lambda: rules)
+    ran = []
+    monkeypatch.setattr(module, "serve_point", lambda point: ran.append(point) or point.measured)
+    points = module.points_for_fits(module.shipped_table("mine"))
+    module.fit_residuals(read_value(file(), Engine), points, {})
+    kernels = {point.about["model"]: point.system.engine.block_kernels for point in ran}
+    assert kernels["Llama-2-7B"].id == "deepgemm"
+    assert kernels["Llama-3.2-1B"] is None
+
+
 def test_what_does_not_matter_is_not_identifiable_and_stays(measured, file):
     measured(ONE)
     lines = []

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sim.catalogue.measurements import PublishedSpeeds, Rule
+from sim.hardware.chip import Precision
 from sim.inputs.document import read_value
 from sim.inputs.errors import ScenarioError
 from sim.inputs.names import catalogue_names
@@ -400,6 +401,26 @@ def test_speculative_speeds_of_sambanova_are_no_measurements(point):
         "model": "Llama-3.3-70B",
     }
     assert point("published", **unlabelled).reason.startswith("speculative decoding: ")
+
+
+def test_deepseek_with_tensorrt_llm_has_the_kernels_and_formats_that_its_servers_set(serving):
+    """On ranks with attention of their own: experts by DeepGEMM in FP8, tokens sent in FP4 in FP4."""
+    found = {
+        (
+            each.about["precision"],
+            each.system.plan.attention_data > 1,
+            getattr(each.system.engine.block_kernels, "id", None),
+            each.system.plan.dispatch,
+        )
+        for each in serving
+        if each.system and each.system.engine.id == "tensorrt-llm-kernels"
+    }
+    assert found == {
+        ("fp4", False, None, None),
+        ("fp4", True, None, Precision.FP4),
+        ("fp8", False, None, None),
+        ("fp8", True, "deepgemm", None),
+    }
 
 
 # Halves.
