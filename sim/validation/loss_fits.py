@@ -68,8 +68,8 @@ TIMED_ELSEWHERE = {
     ("trtllm-1.0", "experts.hopper.fp8_block"): "flashinfer_cutlass",
     ("vllm", "experts.blackwell.fp4_fp8"): "flashinfer_trtllm",
 }
-# Files that are fitted to whole experts only, because servers set their kernels for these. DeepGEMM's
-# takes 45 us for one token with whole experts and 97 us with divided ones: one fit is 30 % off.
+# Files that are fitted to whole experts only, because servers set their kernels for these. For one
+# token DeepGEMM's takes 45 us with whole experts and 97 us with divided ones: one fit is 30 % off.
 WHOLE_EXPERTS = ("deepgemm",)
 # Tiles of MXFP4's kernels, to which weights are padded: of the hidden size, and of an expert's
 # inner columns on a chip.
