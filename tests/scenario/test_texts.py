@@ -75,7 +75,7 @@ def unloaded(name: str, system: str, *changes: str):
         ),
     ],
 )
-def test_speeds_of_a_single_user(file, sentence, name, system, changes):
+def test_speeds_in_texts_are_those_of_a_single_user(file, sentence, name, system, changes):
     speed = 1 / unloaded(name, system, *changes).tpot
     assert number(file, sentence) == pytest.approx(speed, rel=0.005, abs=0.5)
 
@@ -83,7 +83,7 @@ def test_speeds_of_a_single_user(file, sentence, name, system, changes):
 @pytest.mark.parametrize(
     ("sentence", "system", "users"),
     [
-        ("Up to {} token/s for a user NVL72 alone", "nvl72", 4),  # of one of nine replicas
+        ("NVL72 alone gives the most token/s per MW up to {} token/s", "nvl72", 4),  # of one of nine replicas
         ("From there to {} it is experts on LPX", "afd-40", 36),
     ],
 )
@@ -100,7 +100,7 @@ def test_the_best_use_of_lpx_changes_at_speeds_with_36_users(sentence, system, u
         (README, "their matrix units would allow {} ms", "chip-allows", 1),
     ],
 )
-def test_first_tokens_of_long_prompts(file, sentence, system, ms):
+def test_times_in_texts_are_those_of_the_first_token(file, sentence, system, ms):
     ttft = 1000 * unloaded("claims/prefill", system).ttft
     assert ms * number(file, sentence) == pytest.approx(ttft, rel=0.02)
 
