@@ -352,7 +352,7 @@ def test_a_precision_that_the_plan_names_has_no_block_scales(mixed, make_deploym
 def test_a_format_with_block_scales_adds_a_scale_for_each_block(
     make_model, make_deployment, name, bare, scale
 ):
-    """Weights take their bits and a share of the scale; they are multiplied as those without are."""
+    """Weights take their bits and a share of the scale; they are multiplied like those without scales."""
     plain, scaled = (
         make_deployment(model=make_model(), plan=Plan(weights=chosen)) for chosen in (bare, name)
     )

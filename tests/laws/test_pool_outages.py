@@ -126,7 +126,7 @@ def test_a_dead_rank_stops_only_its_own_sequences(serve):
 
 
 def test_a_rank_that_works_again_holds_only_later_sequences(serve):
-    """12 requests are on three ranks while one is down, so four more go to that one."""
+    """12 requests are on three ranks while one is down. So four later ones go to that one, and its next failure hits only these."""
     time = middle(serve(None))
     down = [Outage(at=at, lasts=time / 4, replica=1) for at in (0.0, time)]
     rows = serve(PoolOutages(attention=tuple(down)), (0.0,) * 12 + (time / 2,) * 4)

@@ -391,7 +391,7 @@ def test_transfers_of_one_replica_share_its_link(deployments):
 
 
 def test_each_attention_rank_sends_over_the_links_of_its_own_chips(deployments):
-    """One rank has a request's KV cache, so of two ranks two transfers at once take 1/bandwidth each."""
+    """Each of two ranks sends over one chip. So two of three transfers take 10 ms together, and the third waits for a rank."""
     ranks, n = deployments["ranks"], 3
     nbytes = prompt_kv_bytes(ranks.layout, 5)
     requests = RequestBatch(np.zeros(n), np.full(n, 5), np.full(n, 4))

@@ -83,7 +83,11 @@ def test_speeds_in_texts_are_those_of_a_single_user(file, sentence, name, system
 @pytest.mark.parametrize(
     ("sentence", "system", "users"),
     [
-        ("NVL72 alone gives the most token/s per MW up to {} token/s", "nvl72", 4),  # of one of nine replicas
+        (
+            "NVL72 alone gives the most token/s per MW up to {} token/s",
+            "nvl72",
+            4,
+        ),  # of one of nine replicas
         ("From there to {} it is experts on LPX", "afd-40", 36),
     ],
 )

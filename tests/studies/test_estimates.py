@@ -236,18 +236,16 @@ def test_users_that_wait_are_a_poisson_number(most):
 def test_as_many_requests_a_second_are_estimated_as_full_steps_serve(
     make_scenario, lossy, beat, changes, closed
 ):
-    """A step of two or three tokens is full, although a sequence and its prompt need 2.05 a step."""
+    """A sequence and its prompt need 2.05 tokens a step, and yet steps of two or three tokens are full."""
     engine = lossy.model_copy(update={"tokens_per_beat": beat})
     if beat:
         changes = changes | {"chips": 4, "plan": Plan(pipeline=4), "token_budget": None}
     scenario = make_scenario(SLO(ttft=1e3), **{"output": 40, "engine": engine} | changes)
+    workload = scenario.workload.model_copy(update={"users": 60})
     if not closed:
-        lengths = {key: getattr(scenario.workload, key) for key in ("prompt", "output")}
+        lengths = {key: getattr(workload, key) for key in ("prompt", "output")}
         workload = Poisson(rate=1e5, requests=REQUESTS, **lengths)
-        scenario = scenario.model_copy(update={"workload": workload})
-    else:
-        workload = scenario.workload.model_copy(update={"users": 60})
-        scenario = scenario.model_copy(update={"workload": workload})
+    scenario = scenario.model_copy(update={"workload": workload})
     request = equal_requests(scenario.workload.prompt.mean, scenario.workload.output.mean)
     point = load_point(scenario.deploy("one"), request, scenario.slo, loop_of(scenario.workload))
     served = sim.run(scenario).summary.systems["one"].metrics.request_throughput
