@@ -125,8 +125,8 @@ class Beat:
     """The time of a compiled pipeline's slowest stage for what enters together.
 
     us: time in microseconds. tokens: number that enters together.
-    max_token_throughput: of a replica, tokens/s, prompts counted.
-    fill: requests that fill the pipeline.
+    max_token_throughput: of a replica with its micro-batches, tokens/s, prompts counted.
+    fill: micro-batches that keep the slowest stage busy.
     """
 
     us: float

@@ -44,7 +44,7 @@ class Nested(Topology, ABC):
 
     @cached_property
     def _parts(self) -> tuple[Topology, ...]:
-        """`parts`, kept: each route of a message needs them, and they are new values."""
+        """The `parts`, kept because each route of a message needs them."""
         return self.parts()
 
     @property
