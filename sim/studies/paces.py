@@ -87,6 +87,11 @@ class Paces:
         return self.deployment.limits.spread
 
     @cached_property
+    def concurrent(self) -> int:
+        """The most sequences of a replica."""
+        return self.deployment.limits.max_concurrent(math.ceil(self.request.held)) or 0
+
+    @cached_property
     def alone(self) -> Seconds:
         """The time to the first token of an unloaded request."""
         return first_token(self.deployment, self.request.prompt, self.cached)
@@ -106,17 +111,17 @@ class Paces:
         return bool(self.in_step and self.loop and self.loop.pause) and steps < self.steps
 
     def most(self, together: bool) -> int:
-        """Return the most sequences of a micro-batch.
+        """Return the most sequences of a micro-batch, and at least one.
 
         If they and the prompts that replace them do not fill steps exactly, one more makes up the
-        rest, in several steps.
+        rest, in several steps. If sequences do not spread evenly, some micro-batches have one more.
         """
         limits = self.deployment.limits
-        concurrent = limits.max_concurrent(math.ceil(self.request.held)) or 0
         filling = limits.token_budget // limits.width
-        if not together:
-            filling = min(filling, math.ceil(limits.token_budget * self.steps / self.needed))
-        return max(1, min(concurrent // self.in_flight, filling))
+        if together:
+            return max(1, min(self.concurrent // self.in_flight, filling))
+        filling = min(filling, math.ceil(limits.token_budget * self.steps / self.needed))
+        return max(1, min(-(-self.concurrent // self.in_flight), filling))
 
     def allows(self, together: bool, k: int) -> bool:
         """Return whether the SLO allows the latencies with k sequences in each micro-batch."""
@@ -155,6 +160,8 @@ class Paces:
         """Return the pace if each step has the prompts that replace the requests which end.
 
         Tokens above the budget take further steps, which are full of prompts.
+        If not all micro-batches can have k sequences, the time is that of Little's law: as many
+        sequences as fit, each from its prompt to its last token.
         """
         limits = self.deployment.limits
         passes = max(1.0, k * self.needed / self.steps / limits.token_budget)
@@ -165,7 +172,11 @@ class Paces:
         if passes > 1:
             full = self._step(0, limits.token_budget)
             time += (passes - 1) * paced_step(self.deployment, full)[0]
-        return Pace(time, work, tpot)
+        pace = Pace(time, work, tpot)
+        if k * self.in_flight <= self.concurrent:
+            return pace
+        held = sum(self.phases(pace))
+        return pace._replace(time=max(time, k * held / self.steps / max(1, self.concurrent)))
 
     def together(self, k: int) -> Pace:
         """Return the pace if the prompts of all users come together, in as few groups as possible.

@@ -244,11 +244,17 @@ class _DecodePaces:
         return self.steps * self.deployment.layout.mean_tokens
 
     @property
+    def concurrent(self) -> int:
+        """The most sequences of a replica."""
+        return self.deployment.limits.max_concurrent(math.ceil(self.request.held))
+
+    @property
     def most(self) -> int:
-        """The most sequences of a micro-batch; 0 if the KV cache holds no request."""
-        limits = self.deployment.limits
-        concurrent = limits.max_concurrent(math.ceil(self.request.held))
-        return min(max(1, concurrent // limits.spread), self.widest) if concurrent else 0
+        """The most sequences of a micro-batch; 0 if the KV cache holds no request.
+
+        If sequences do not spread evenly, some micro-batches have one more.
+        """
+        return min(-(-self.concurrent // self.deployment.limits.spread), self.widest)
 
     @property
     def widest(self) -> int:
@@ -260,7 +266,8 @@ class _DecodePaces:
         prompt, context = self.request.prompt, self.request.context
         work = mean_step(self.deployment, sequences, context, 0, prompt)
         time, tpot = paced_step(self.deployment, work)
-        return DecodePoint(work, sequences / self.steps / time, self.tokens * tpot)
+        mean = min(sequences, self.concurrent / self.deployment.limits.spread)
+        return DecodePoint(work, mean / self.steps / time, self.tokens * tpot)
 
     def allows(self, sequences: int) -> bool:
         """Return whether the SLO allows TPOT, which includes the transfer, and E2EL."""

@@ -231,6 +231,8 @@ def test_users_that_wait_are_a_poisson_number(most):
         (2, {"prompt": 1}),
         (None, {"prompt": 400, "output": 2, "token_budget": 64}),  # a prompt takes seven steps
         (None, {"micro_batch": 2}),
+        (2, {"max_sequences": 3, "prompt": 1}),  # too few for the stages
+        (3, {"max_sequences": 7, "prompt": 1}),  # 1.75 for each of four micro-batches
     ],
 )
 def test_as_many_requests_a_second_are_estimated_as_full_steps_serve(
