@@ -173,7 +173,8 @@ class RemoteDrafter:
             return layers * launch.prefill * (part.tokens > launch.graphs)
         first = part.tokens > launch.graphs
         later = (self.passes - 1) * (part.decodes > launch.graphs)
-        return layers * launch.decode * (first + later) + launch.sequence * part.decodes * first
+        sequences = launch.sequence * self._ranked(part) * first
+        return layers * launch.decode * (first + later) + sequences
 
     def _pass_paths(self, pieces: int, part: Work) -> tuple[Array, Array]:
         """Return `pass_paths` for drafts or prompts."""
