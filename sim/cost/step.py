@@ -93,9 +93,9 @@ class Costs(StepRows):
         if self.launch:
             wait = self.launching(work) - by_term(rows, self.stages)[:, TIME].sum(axis=1)
             for stage in np.flatnonzero(wait > 0):
-                layers = self.launched * (np.arange(self.stages) == stage)
-                seconds = float(wait[stage] / self.launched[stage])
-                yield launch_row(self.launch, layers, seconds, prompts=work.prompt_tokens > 0)
+                here = (np.arange(self.stages) == stage).astype(float)
+                seconds = float(wait[stage])
+                yield launch_row(self.launch, here, seconds, prompts=work.prompt_tokens > 0)
 
     def step(self, work: Work) -> Step:
         """Return the next step on each stage.
@@ -251,12 +251,13 @@ class Costs(StepRows):
         return self._lines[decodes]
 
 
-def launch_row(launch: Launch, layers: Array, seconds: Seconds, prompts: bool) -> Row:
+def launch_row(launch: Launch, waits: Array, seconds: Seconds, prompts: bool) -> Row:
     """Return the row of the time for which chips wait until the host has launched layers.
 
-    layers: float[stage]. seconds: for each of them.
+    waits: float[stage]. seconds: of each of them. A stage without attention waits, too: its host
+    prepares the sequences.
     """
     names = "prefill" if prompts else "decode", *(("sequence",) if launch.sequence else ())
     keys = tuple(f"engine.layer_launch.{name}" for name in names)
     cause = Cause("launching layers", "host", seconds, "s", keys=keys)
-    return Row(None, layers, seconds, 0.0, IS_OVERHEAD, partial(tuple, (cause,)))
+    return Row(None, waits, seconds, 0.0, IS_OVERHEAD, partial(tuple, (cause,)))

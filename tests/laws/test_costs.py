@@ -384,6 +384,15 @@ def with_overheads(make_deployment, lossy):
     return costs
 
 
+def test_a_host_of_a_stage_without_attention_prepares_its_sequences(make_deployment, eager):
+    """Four stages have an MLP alone."""
+    costs = make_deployment(8, plan=Plan(pipeline=8), engine=eager).costs
+    assert 0.0 in costs.launched
+    terms = step_terms(costs, work := Work(decodes=20, context=200, logits=20))
+    times = terms[:, TIME].sum(axis=1) - costs.hops(work.tokens)
+    assert times == pytest.approx(costs.step(work).time)
+
+
 @pytest.mark.parametrize("data", [1, 3])
 def test_a_host_prepares_the_sequences_of_its_attention_rank(with_overheads, data):
     """7 sequences on 3 ranks: the fullest one has 3."""
