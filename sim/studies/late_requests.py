@@ -190,7 +190,7 @@ class LateRequests:
         room = limits.token_budget - sequences * limits.width  # of a step, for prompts
         decodes = sequences if room > 0 else 0  # or prompts have micro-batches of their own
         work = mean_step(deployment, sequences, context, 0, self.paces.request.prompt)
-        step, tpot = paced_step(deployment, work)
+        step, tpot = paced_step(deployment, work, self.paces.in_flight)
 
         most = min(room if room > 0 else limits.token_budget, limits.prompt_budget)
 
@@ -201,7 +201,7 @@ class LateRequests:
             work = mean_step(
                 deployment, decodes, context, round(chunk(prompt)), prompt, self._cached
             )
-            return paced_step(deployment, work)[0]
+            return paced_step(deployment, work, self.paces.in_flight)[0]
 
         chunks = self._by_prompt(lambda prompt: max(1.0, prompt - self._cached) / chunk(prompt))
         steps = self._by_prompt(full)

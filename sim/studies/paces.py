@@ -84,7 +84,7 @@ class Paces:
     @cached_property
     def in_flight(self) -> int:
         """The micro-batches that hold sequences."""
-        return self.deployment.limits.spread
+        return min(self.deployment.limits.spread, max(1, self.concurrent))
 
     @cached_property
     def concurrent(self) -> int:
@@ -168,13 +168,13 @@ class Paces:
         room = max(0, limits.token_budget - k * limits.width)
         chunk = min(round(k * self.computed / self.steps), room)
         work = self._step(k, chunk)
-        time, tpot = paced_step(self.deployment, work)
+        time, tpot = paced_step(self.deployment, work, limits.spread)
         if passes > 1:
             full = self._step(0, limits.token_budget)
-            time += (passes - 1) * paced_step(self.deployment, full)[0]
-        pace = Pace(time, work, tpot)
-        if k * self.in_flight <= self.concurrent:
-            return pace
+            time += (passes - 1) * paced_step(self.deployment, full, limits.spread)[0]
+        if k * limits.spread <= self.concurrent:
+            return Pace(time, work, tpot)
+        pace = Pace(time, work, paced_step(self.deployment, work, self.in_flight)[1])
         held = sum(self.phases(pace))
         return pace._replace(time=max(time, k * held / self.steps / max(1, self.concurrent)))
 
@@ -186,7 +186,7 @@ class Paces:
         pause, all groups come together, because the first users still pause when the last end.
         """
         work = self._step(k, 0)
-        time, tpot = paced_step(self.deployment, work)
+        time, tpot = paced_step(self.deployment, work, self.in_flight)
         tokens, budget = k * self.computed, self.deployment.limits.token_budget
         groups = min(k, max(1, math.ceil(tokens / budget)))
         decodes = k - -(-k // groups)  # of other groups, beside the prompts of one
@@ -266,12 +266,12 @@ def mean_step(
     return work
 
 
-def paced_step(deployment: Deployment, work: Work) -> tuple[Seconds, Seconds]:
+def paced_step(deployment: Deployment, work: Work, in_flight: int) -> tuple[Seconds, Seconds]:
     """Return the time in which the slowest stage makes a step, and the TPOT of its sequences.
 
     The micro-batches in flight take turns on that stage, or wait for a pass through all of them.
     If they are too few to fill the pipeline, the slowest stage waits, too.
     """
-    limits, (time, unloaded) = deployment.limits, pass_times(deployment.costs, work)
-    turn = max(limits.spread * time, unloaded)
-    return turn / limits.spread, turn / deployment.layout.mean_tokens
+    time, unloaded = pass_times(deployment.costs, work)
+    turn = max(in_flight * time, unloaded)
+    return turn / in_flight, turn / deployment.layout.mean_tokens

@@ -256,6 +256,28 @@ def test_as_many_requests_a_second_are_estimated_as_full_steps_serve(
     assert 0.93 * point.rate <= served <= 1.06 * point.rate
 
 
+@pytest.mark.parametrize("most", [1, 6])
+def test_few_sequences_of_a_decode_pool_take_turns_on_its_stages(make_scenario, make_chip, most):
+    """One sequence waits for a pass of four stages. Of six, two stages have two."""
+    decode = System(
+        chip=make_chip(capacity=1e7),
+        chips=4,
+        engine=make_scenario(SLO()).systems["one"].engine,
+        plan=Plan(pipeline=4),
+        max_sequences=most,
+    )
+    scenario = make_scenario(SLO(ttft=1e3), prompt=4, output=60)
+    transfer = Transfer(bandwidth=1e9)
+    pools = Pools(prefill="one", decode="few", transfer=transfer)
+    systems = scenario.systems | {"few": decode, "pd": pools}
+    lengths = {key: getattr(scenario.workload, key) for key in ("prompt", "output")}
+    workload = Poisson(rate=1e5, requests=200, **lengths)
+    scenario = scenario.model_copy(update={"systems": systems, "workload": workload})
+    rate = pools_point(scenario, check(scenario)["pd"]).rate
+    served = sim.run(scenario).summary.systems["pd"].metrics.request_throughput
+    assert served == pytest.approx(rate, rel=0.04)
+
+
 def test_links_take_as_many_requests_a_second_as_their_bandwidth(make_scenario):
     """Half the bandwidth halves the rate, unless each transfer has a link of its own."""
 
