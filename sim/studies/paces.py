@@ -98,8 +98,14 @@ class Paces:
 
     @property
     def in_step(self) -> bool:
-        """Whether all users may be in step. With drafts, requests take unlike steps."""
-        return self.loop is not None and self.loop.in_step and self.deployment.limits.width == 1
+        """Whether all users may be in step.
+
+        With drafts, requests take unlike steps. With few sequences, stages are idle while one of
+        them waits for a pass, and compute the prompts of others.
+        """
+        limits = self.deployment.limits
+        alike = self.loop is not None and self.loop.in_step and limits.width == 1
+        return alike and self.concurrent >= limits.spread
 
     def stay_in_step(self, users: float) -> bool:
         """Return whether users that pause stay in step, if none waits for room.
@@ -117,7 +123,7 @@ class Paces:
         rest, in several steps. If sequences do not spread evenly, some micro-batches have one more.
         """
         limits = self.deployment.limits
-        filling = limits.token_budget // limits.width
+        filling = min(limits.batch_sequences, limits.token_budget // limits.width)
         if together:
             return max(1, min(self.concurrent // self.in_flight, filling))
         filling = min(filling, math.ceil(limits.token_budget * self.steps / self.needed))

@@ -231,7 +231,9 @@ def test_users_that_wait_are_a_poisson_number(most):
         (2, {"prompt": 1}),
         (None, {"prompt": 400, "output": 2, "token_budget": 64}),  # a prompt takes seven steps
         (None, {"micro_batch": 2}),
+        (3, {"micro_batch": 1}),  # the other two tokens are of prompts
         (2, {"max_sequences": 3, "prompt": 1}),  # too few for the stages
+        (1, {"max_sequences": 2, "prompt": 10}),  # the other stages compute prompts
         (3, {"max_sequences": 7, "prompt": 1}),  # 1.75 for each of four micro-batches
     ],
 )
@@ -254,6 +256,21 @@ def test_as_many_requests_a_second_are_estimated_as_full_steps_serve(
     point = load_point(scenario.deploy("one"), request, scenario.slo, loop_of(scenario.workload))
     served = sim.run(scenario).summary.systems["one"].metrics.request_throughput
     assert 0.93 * point.rate <= served <= 1.06 * point.rate
+
+
+def test_few_users_of_a_pipeline_are_not_in_step():
+    """72 stages are idle while ten users wait for passes, and compute the prompts of others."""
+    lengths = {"prompt": "128 token", "output": "64 token"}
+    workload = {"kind": "closed", "users": 10, "requests": 200} | lengths
+    plan = {"tensor": 8, "weights": "int8"}
+    lpus = {"chip": "groq-lpu-v1", "chips": 576, "engine": "groq-compiler", "plan": plan}
+    systems = {"one": lpus | {"max_sequences": 10}}
+    content = {"model": "llama-2-70b", "workload": workload, "systems": systems}
+    scenario = as_scenario(content, {})
+    loop = loop_of(scenario.workload)
+    rate = load_point(scenario.deploy("one"), equal_requests(128, 64), SLO(), loop).rate
+    served = sim.run(scenario).summary.systems["one"].metrics.request_throughput
+    assert served == pytest.approx(rate, rel=0.05)
 
 
 @pytest.mark.parametrize("most", [1, 6])
