@@ -98,14 +98,8 @@ class Paces:
 
     @property
     def in_step(self) -> bool:
-        """Whether all users may be in step.
-
-        With drafts, requests take unlike steps. With few sequences, stages are idle while one of
-        them waits for a pass, and compute the prompts of others.
-        """
-        limits = self.deployment.limits
-        alike = self.loop is not None and self.loop.in_step and limits.width == 1
-        return alike and self.concurrent >= limits.spread
+        """Whether all users may be in step. With drafts, requests take unlike steps."""
+        return self.loop is not None and self.loop.in_step and self.deployment.limits.width == 1
 
     def stay_in_step(self, users: float) -> bool:
         """Return whether users that pause stay in step, if none waits for room.

@@ -258,21 +258,6 @@ def test_as_many_requests_a_second_are_estimated_as_full_steps_serve(
     assert 0.93 * point.rate <= served <= 1.06 * point.rate
 
 
-def test_few_users_of_a_pipeline_are_not_in_step():
-    """72 stages are idle while ten users wait for passes, and compute the prompts of others."""
-    lengths = {"prompt": "128 token", "output": "64 token"}
-    workload = {"kind": "closed", "users": 10, "requests": 200} | lengths
-    plan = {"tensor": 8, "weights": "int8"}
-    lpus = {"chip": "groq-lpu-v1", "chips": 576, "engine": "groq-compiler", "plan": plan}
-    systems = {"one": lpus | {"max_sequences": 10}}
-    content = {"model": "llama-2-70b", "workload": workload, "systems": systems}
-    scenario = as_scenario(content, {})
-    loop = loop_of(scenario.workload)
-    rate = load_point(scenario.deploy("one"), equal_requests(128, 64), SLO(), loop).rate
-    served = sim.run(scenario).summary.systems["one"].metrics.request_throughput
-    assert served == pytest.approx(rate, rel=0.05)
-
-
 @pytest.mark.parametrize("most", [1, 6])
 def test_few_sequences_of_a_decode_pool_take_turns_on_its_stages(make_scenario, make_chip, most):
     """One sequence waits for a pass of four stages. Of six, two stages have two."""
