@@ -175,8 +175,9 @@ class RemoteDrafter:
         if not part.decodes:
             return layers * launch.prefill * (part.tokens > launch.graphs)
         first = part.tokens > launch.graphs
-        launched = first + (self.passes - 1) * (part.decodes > launch.graphs)  # passes
-        return layers * launch.decode * launched + launch.sequence * part.decodes * first
+        later = (self.passes - 1) * (part.decodes > launch.graphs)
+        sequences = launch.sequence * self._ranked(part) * first
+        return layers * launch.decode * (first + later) + sequences
 
     def _pass_paths(self, pieces: int, part: Work) -> tuple[Array, Array]:
         """Return `pass_paths` for drafts or prompts."""

@@ -218,7 +218,8 @@ class Costs(StepRows):
         if work.tokens <= self.launch.graphs:
             return np.zeros(self.stages)
         layer = self.launch.prefill if work.prompt_tokens else self.launch.decode
-        return self.launched * layer + self.launch.sequence * work.decodes
+        sequences = self.layout.plan.ranked(work.decodes)  # each attention rank has its own host
+        return self.launched * layer + self.launch.sequence * sequences
 
     def _attention(self, work: Work) -> tuple[list[Seconds], list[Seconds], int]:
         """Return one layer's time and growth by kind of attention, and for how many steps."""

@@ -45,7 +45,7 @@ class Launch(Value):
     decode: Seconds = Field(description="Time of a layer in a step with decodes only [s].")
     prefill: Seconds = Field(description="Time of a layer in a step with a prompt [s].")
     sequence: Seconds = Field(
-        default=0.0, description="Time that each decoding sequence adds to a step [s]."
+        default=0.0, description="Time for each decoding sequence of the fullest rank [s]."
     )
     graphs: Annotated[int, Field(ge=0)] = Field(
         default=0,

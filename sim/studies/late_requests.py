@@ -155,7 +155,7 @@ class LateRequests:
             delayed = added / (1 + added - own)
             tpot = times.tpot / (1 - delayed)
             steps = rate_served * mean_answer * tpot
-            sequences = max(1, math.ceil(steps / self.paces.in_flight))
+            sequences = max(1, math.ceil(steps / self.paces.deployment.limits.spread))
         phases = float((self.alone + answers * tpot)[few].mean()) + (loop.pause if loop else 0.0)
         users = rate_served * phases if loop else math.inf
         others = rate_served * max(0.0, 1 - 1 / users) if users else 0.0
@@ -190,7 +190,7 @@ class LateRequests:
         room = limits.token_budget - sequences * limits.width  # of a step, for prompts
         decodes = sequences if room > 0 else 0  # or prompts have micro-batches of their own
         work = mean_step(deployment, sequences, context, 0, self.paces.request.prompt)
-        step, tpot = paced_step(deployment, work)
+        step, tpot = paced_step(deployment, work, limits.spread)
 
         most = min(room if room > 0 else limits.token_budget, limits.prompt_budget)
 
@@ -201,7 +201,7 @@ class LateRequests:
             work = mean_step(
                 deployment, decodes, context, round(chunk(prompt)), prompt, self._cached
             )
-            return paced_step(deployment, work)[0]
+            return paced_step(deployment, work, limits.spread)[0]
 
         chunks = self._by_prompt(lambda prompt: max(1.0, prompt - self._cached) / chunk(prompt))
         steps = self._by_prompt(full)
@@ -213,7 +213,7 @@ class LateRequests:
             full=float(steps.mean()),
             service=added + shared * step if room > 0 else chunks * steps,
             added=added,
-            delay=added * (1 + (self.paces.in_flight - 1) / np.ceil(chunks)),
+            delay=added * (1 + (limits.spread - 1) / np.ceil(chunks)),
         )
 
     @property

@@ -84,7 +84,12 @@ class Paces:
     @cached_property
     def in_flight(self) -> int:
         """The micro-batches that hold sequences."""
-        return self.deployment.limits.spread
+        return min(self.deployment.limits.spread, max(1, self.concurrent))
+
+    @cached_property
+    def concurrent(self) -> int:
+        """The most sequences of a replica."""
+        return self.deployment.limits.max_concurrent(math.ceil(self.request.held)) or 0
 
     @cached_property
     def alone(self) -> Seconds:
@@ -106,17 +111,18 @@ class Paces:
         return bool(self.in_step and self.loop and self.loop.pause) and steps < self.steps
 
     def most(self, together: bool) -> int:
-        """Return the most sequences of a micro-batch.
+        """Return the most sequences of a micro-batch, and at least one.
 
         A sequence takes `needed / steps` tokens of each step, with the prompts that replace it. The
-        last one may take more than are left: `mixed` adds steps for these prompts.
+        last one may take more than are left: `mixed` adds steps for these prompts. If sequences do
+        not spread evenly, some micro-batches have one more.
         """
         limits = self.deployment.limits
-        concurrent = limits.max_concurrent(math.ceil(self.request.held)) or 0
-        filling = limits.token_budget // limits.width
-        if not together:
-            filling = min(filling, math.ceil(limits.token_budget * self.steps / self.needed))
-        return max(1, min(concurrent // self.in_flight, filling))
+        filling = min(limits.batch_sequences, limits.token_budget // limits.width)
+        if together:
+            return max(1, min(self.concurrent // self.in_flight, filling))
+        filling = min(filling, math.ceil(limits.token_budget * self.steps / self.needed))
+        return max(1, min(-(-self.concurrent // self.in_flight), filling))
 
     def allows(self, together: bool, k: int) -> bool:
         """Return whether the SLO allows the latencies with k sequences in each micro-batch."""
@@ -155,17 +161,23 @@ class Paces:
         """Return the pace if each step has the prompts that replace the requests which end.
 
         Prompt tokens beyond the budget of the step take further steps, without decodes.
+        If not all micro-batches can have k sequences, the time is that of Little's law: as many
+        sequences as fit, each from its prompt to its last token.
         """
         limits = self.deployment.limits
         passes = max(1.0, k * self.needed / self.steps / limits.token_budget)
         room = max(0, limits.token_budget - k * limits.width)
         chunk = min(round(k * self.computed / self.steps), room)
         work = self._step(k, chunk)
-        time, tpot = paced_step(self.deployment, work)
+        time, tpot = paced_step(self.deployment, work, limits.spread)
         if passes > 1:
             full = self._step(0, limits.token_budget)
-            time += (passes - 1) * paced_step(self.deployment, full)[0]
-        return Pace(time, work, tpot)
+            time += (passes - 1) * paced_step(self.deployment, full, limits.spread)[0]
+        if k * limits.spread <= self.concurrent:
+            return Pace(time, work, tpot)
+        pace = Pace(time, work, paced_step(self.deployment, work, self.in_flight)[1])
+        held = sum(self.phases(pace))
+        return pace._replace(time=max(time, k * held / self.steps / max(1, self.concurrent)))
 
     def together(self, k: int) -> Pace:
         """Return the pace if the prompts of all users come together, in as few groups as possible.
@@ -175,7 +187,7 @@ class Paces:
         pause, all groups come together, because the first users still pause when the last end.
         """
         work = self._step(k, 0)
-        time, tpot = paced_step(self.deployment, work)
+        time, tpot = paced_step(self.deployment, work, self.in_flight)
         tokens, budget = k * self.computed, self.deployment.limits.token_budget
         groups = min(k, max(1, math.ceil(tokens / budget)))
         decodes = k - -(-k // groups)  # of other groups, beside the prompts of one
@@ -256,12 +268,12 @@ def mean_step(
     return work
 
 
-def paced_step(deployment: Deployment, work: Work) -> tuple[Seconds, Seconds]:
+def paced_step(deployment: Deployment, work: Work, in_flight: int) -> tuple[Seconds, Seconds]:
     """Return the time in which the slowest stage makes a step, and the TPOT of its sequences.
 
     The micro-batches in flight take turns on that stage, or wait for a pass through all of them.
     If they are too few to fill the pipeline, the slowest stage waits, too.
     """
-    limits, (time, unloaded) = deployment.limits, pass_times(deployment.costs, work)
-    turn = max(limits.spread * time, unloaded)
-    return turn / limits.spread, turn / deployment.layout.mean_tokens
+    time, unloaded = pass_times(deployment.costs, work)
+    turn = max(in_flight * time, unloaded)
+    return turn / in_flight, turn / deployment.layout.mean_tokens

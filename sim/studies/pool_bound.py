@@ -208,7 +208,7 @@ def prefill_point(
     for chunk in {min(budget, max(1, round(computed))), budget}:
         work = mean_step(deployment, 0, 0.0, chunk, prompt, cached)
         seconds = max(alone, pass_times(deployment.costs, work)[1])
-        rate = chunk / computed / paced_step(deployment, work)[0]
+        rate = chunk / computed / paced_step(deployment, work, deployment.limits.spread)[0]
         if (slo.ttft is None or seconds <= slo.ttft) and (best is None or rate > best.rate):
             tally, steps = Tally(), computed / chunk
             tally.batch_steps[chunk] += steps
@@ -245,11 +245,22 @@ class _DecodePaces:
         return self.steps * self.deployment.layout.mean_tokens
 
     @property
+    def concurrent(self) -> int:
+        """The most sequences of a replica."""
+        return self.deployment.limits.max_concurrent(math.ceil(self.request.held))
+
+    @property
+    def in_flight(self) -> int:
+        """The micro-batches that hold sequences."""
+        return min(self.deployment.limits.spread, max(1, self.concurrent))
+
+    @property
     def most(self) -> int:
-        """The most sequences of a micro-batch; 0 if the KV cache holds no request."""
-        limits = self.deployment.limits
-        concurrent = limits.max_concurrent(math.ceil(self.request.held))
-        return min(max(1, concurrent // limits.spread), self.widest) if concurrent else 0
+        """The most sequences of a micro-batch; 0 if the KV cache holds no request.
+
+        If sequences do not spread evenly, some micro-batches have one more.
+        """
+        return min(-(-self.concurrent // self.in_flight), self.widest)
 
     @property
     def widest(self) -> int:
@@ -260,8 +271,9 @@ class _DecodePaces:
         """Return the pace with some sequences in each micro-batch."""
         prompt, context = self.request.prompt, self.request.context
         work = mean_step(self.deployment, sequences, context, 0, prompt)
-        time, tpot = paced_step(self.deployment, work)
-        return DecodePoint(work, sequences / self.steps / time, self.tokens * tpot)
+        time, tpot = paced_step(self.deployment, work, self.in_flight)
+        mean = min(sequences, self.concurrent / self.in_flight)
+        return DecodePoint(work, mean / self.steps / time, self.tokens * tpot)
 
     def allows(self, sequences: int) -> bool:
         """Return whether the SLO allows TPOT, which includes the transfer, and E2EL."""

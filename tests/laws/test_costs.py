@@ -17,7 +17,7 @@ from sim.cost.system_costs import step_terms
 from sim.cost.terms import COLLECTIVES, FITTED, HOPS, KV, TIME, by_term
 from sim.cost.work import Work
 from sim.hardware.chip import Compute, TensorStreaming
-from sim.hardware.engine import PAIRS, Engine
+from sim.hardware.engine import PAIRS, Engine, Launch
 from sim.hardware.kernels import (
     AttentionKernels,
     CollectiveKernel,
@@ -391,6 +391,26 @@ def with_overheads(make_deployment, lossy):
         layout = make_deployment(data * pipeline, plan=plan, engine=lossy).layout
         costs[data, pipeline] = [Costs(replace(layout, engine=engine)) for engine in engines]
     return costs
+
+
+def test_a_host_of_a_stage_without_attention_prepares_its_sequences(make_deployment, eager):
+    """Four stages have an MLP alone."""
+    costs = make_deployment(8, plan=Plan(pipeline=8), engine=eager).costs
+    assert 0.0 in costs.launched
+    terms = step_terms(costs, work := Work(decodes=20, context=200, logits=20))
+    times = terms[:, TIME].sum(axis=1) - costs.hops(work.tokens)
+    assert times == pytest.approx(costs.step(work).time)
+
+
+@pytest.mark.parametrize("data", [1, 3])
+def test_a_host_prepares_the_sequences_of_its_attention_rank(with_overheads, data):
+    """7 sequences on 3 ranks: the fullest one has 3."""
+    layout = with_overheads[data, 1][0].layout
+    launch = Launch(decode=0.0, prefill=0.0, sequence=1.0)
+    engine = layout.engine.model_copy(update={"layer_launch": launch})
+    work = Work(decodes=7, context=70, logits=7)
+    costs = Costs(replace(layout, engine=engine))
+    assert costs.line(work)[0] == costs.step(work).time[0] == math.ceil(7 / data)
 
 
 @given(st.integers(1, 4), st.sampled_from([1, 2]), works())

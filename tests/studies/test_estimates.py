@@ -231,6 +231,10 @@ def test_users_that_wait_are_a_poisson_number(most):
         (2, {"prompt": 1}),
         (None, {"prompt": 400, "output": 2, "token_budget": 64}),  # a prompt takes seven steps
         (None, {"micro_batch": 2}),
+        (3, {"micro_batch": 1}),  # the other two tokens are of prompts
+        (2, {"max_sequences": 3, "prompt": 1}),  # too few for the stages
+        (1, {"max_sequences": 2, "prompt": 10}),  # the other stages compute prompts
+        (3, {"max_sequences": 7, "prompt": 1}),  # 1.75 for each of four micro-batches
     ],
 )
 def test_as_many_requests_a_second_are_estimated_as_full_steps_serve(
@@ -250,6 +254,28 @@ def test_as_many_requests_a_second_are_estimated_as_full_steps_serve(
     point = load_point(scenario.deploy("one"), request, scenario.slo, loop_of(scenario.workload))
     served = sim.run(scenario).summary.systems["one"].metrics.request_throughput
     assert 0.93 * point.rate <= served <= 1.06 * point.rate
+
+
+@pytest.mark.parametrize("most", [1, 6])
+def test_few_sequences_of_a_decode_pool_take_turns_on_its_stages(make_scenario, make_chip, most):
+    """One sequence waits for a pass of four stages. Of six, two stages have two."""
+    decode = System(
+        chip=make_chip(capacity=1e7),
+        chips=4,
+        engine=make_scenario(SLO()).systems["one"].engine,
+        plan=Plan(pipeline=4),
+        max_sequences=most,
+    )
+    scenario = make_scenario(SLO(ttft=1e3), prompt=4, output=60)
+    transfer = Transfer(bandwidth=1e9)
+    pools = Pools(prefill="one", decode="few", transfer=transfer)
+    systems = scenario.systems | {"few": decode, "pd": pools}
+    lengths = {key: getattr(scenario.workload, key) for key in ("prompt", "output")}
+    workload = Poisson(rate=1e5, requests=200, **lengths)
+    scenario = scenario.model_copy(update={"systems": systems, "workload": workload})
+    rate = pools_point(scenario, check(scenario)["pd"]).rate
+    served = sim.run(scenario).summary.systems["pd"].metrics.request_throughput
+    assert served == pytest.approx(rate, rel=0.04)
 
 
 def test_links_take_as_many_requests_a_second_as_their_bandwidth(make_scenario):
