@@ -148,8 +148,7 @@ class Replica:
         """Let idle micro-batches take the waiting prompts."""
         self.scheduling_requested = True
         executor = self.executor
-        # A micro-batch that returned without an event would count as in flight.
-        executor.complete_silent()
+        executor.complete_silent()  # or those that returned without an event count as in flight
         while self.prefilling and self.has_place:
             if request := self.steady_prompt():
                 most = self.scheduler.allowed - self.scheduler.in_flight
@@ -159,7 +158,8 @@ class Replica:
             batch = self.scheduler.idle.popleft()
             batch.clock_error = 0.0
             if not self.start_step(batch):
-                executor.interrupt(self.steady_prompt())  # its place may be beside decodes
+                if self.prefilling:  # unless the last prompt was preempted for want of room
+                    executor.interrupt(self.steady_prompt())  # its place may be beside decodes
                 self.scheduling_requested = False
                 return
         self.scheduling_requested = False

@@ -193,6 +193,20 @@ outages = st.lists(
 deadlines = st.sampled_from([None, None, 5e-3, 0.02])
 
 
+def test_the_only_prompt_of_a_step_may_be_preempted(deployments):
+    """It leaves no prompt in its place. A prompt and its drafts just fit into room for 59 tokens."""
+    prompts = [*[1] * 14, 16, 56, 57, 56, *[1] * 6]
+    outputs = [*[1] * 13, 3, 17, 10, 1, 2, *[1] * 6]
+    asked = RequestBatch(np.zeros(24), np.array(prompts), np.array(outputs))
+    policies = Policies(reserve=False)
+    prefill = pool(deployments["one drafting"], 1, policies, kv_tokens=59, sequences=1)
+    decode = pool(deployments["piped drafting"], 1, policies, kv_tokens=160, sequences=3)
+    transfer = Transfer(bandwidth=1e30, latency=0.0, handover=0.0, overlap="layers", per="flow")
+    rows, steps = (serve_pools(asked, prefill, decode, transfer, leap) for leap in (True, False))
+    assert all(bool(reason) != ok for reason, ok in zip(rows.reason, rows.finished, strict=True))
+    assert rows.last_token == pytest.approx(steps.last_token, rel=1e-9, nan_ok=True)
+
+
 @settings(max_examples=25)
 @given(runs(), outages, outages, deadlines, deadlines)
 def test_no_request_and_no_room_is_lost_where_replicas_fail_and_deadlines_pass(
