@@ -93,9 +93,8 @@ class PooledFleet(ServingFleet):
         self.decode_router: Router = checked_router(configs[-1].policies.router)
         self.overhead = configs[0].overhead
         self.patience = configs[0].policies.deadline
-        self.prompt_costs = expected_costs(
-            configs[0].costs
-        )  # all prefill replicas have this layout
+        # All prefill replicas have this layout.
+        self.prompt_costs = expected_costs(configs[0].costs)
         longest_prefill = 0.0
         if pools.transfer.overlap != "none":
             longest = int(rows.requests.prompt.max())
